@@ -95,16 +95,17 @@ def test_bits_per_dim_is_log_prob_in_other_units(glow, small_images, eager):
 
 
 def test_a_function_or_a_dataset_may_score_and_code(small_images, caplog):
-    glow = small_glow(num_blocks=1, flow_steps=1, parts="1", classes=("a", "b"))
-    images, labels = small_images[:4], np.array([0, 1, 1, 0])
-    eps = glow.encode(images, labels=labels)
+    glow = small_glow(num_blocks=1, flow_steps=1, parts="1", condition_shape=(2,))
+    images, condition = small_images[:4], np.eye(2, dtype=np.float32)[[0, 1, 1, 0]]
+    eps = glow.encode(images, condition)
 
-    def answers(images, labels, eps):
-        density = glow.log_prob(images), glow.bits_per_dim(images), glow.label_log_probs(images)
-        coded = glow.encode(images), glow.encode(images, labels), glow.decode(eps), glow.decode(eps, labels)
-        return *density, glow.score(images)["log_prob"], *coded, glow.sample(labels=labels)
+    def answers(images, condition, eps):
+        own = {"condition": condition}
+        density = glow.log_prob(images, **own), glow.bits_per_dim(images, **own)
+        coded = glow.encode(images, condition), glow.decode(eps, condition)
+        return *density, glow.score(images, condition)["log_prob"], *coded, glow.sample(4, **own)
 
-    given = images, labels, eps
+    given = images, condition, eps
     mapped = next(iter(tf.data.Dataset.from_tensors(given).map(answers)))
     batched = next(iter(tf.data.Dataset.from_tensor_slices(given).batch(4).map(answers)))  # of unknown size
     for found in (mapped, batched, tf.function(answers)(*map(tf.constant, given))):

@@ -165,7 +165,6 @@ KERNELS = {
         "condition_features": 0,
     },
     "levels": {"condition_shape": (8, 8, 3), "architecture": "levels"},
-    "classes": {"condition_shape": (5,), "classes": ("ape", "bee")},
     "nothing": {},
 }
 

@@ -213,7 +213,6 @@ class OtherLevels(Levels):
 
 @pytest.mark.long
 def test_what_has_one_size_alone_says_why(own):
-    classes = dataclasses.replace(own.config, classes=("a", "b"))
     placed, other = (
         dataclasses.replace(own.config, architecture=f"test_sizes:{name}")
         for name in ("LevelsOfOnePlace", "OtherLevels")
@@ -223,7 +222,6 @@ def test_what_has_one_size_alone_says_why(own):
         (made(image_shape=(4, 4, 1), num_blocks=1), (16, 16, 3), "model of grey images takes no others"),
         (own, (3, 16, 3), "height and width must be 4 or more .*Received: image of 3×16"),
         (own, (0, 16, 3), "image_shape must be three positive integers"),
-        (Glow(classes), (16, 16, 3), "knows classes has a prior for each place"),
         (Glow(placed), (10, 100, 3), "weights of part_3 belong to the model's size"),
         (Glow(other), (16, 16, 3), "does not say how its models take images of another size"),
         (small_glow(), (9, 8, 1), r"differ from 8×8 by multiples of .*Received: image_shape=\(9, 8, 1\)"),
@@ -292,7 +290,10 @@ def test_a_size_that_cannot_be_is_refused_before_time_is_spent(mixed, capsys):
         (["--image_size=-3"], "image_size must be empty, a side in pixels"),
         (["--image_size=0x7"], "image_size must be empty, a side in pixels"),
         (["--image_size=3"], "height and width must be 4 or more with num_blocks=1"),
-        (["--model=digits_classes", "--image_size=16"], "knows classes, or is given something"),
+        (
+            ["--model=digits_classes", "--image_size=16"],
+            "is given something with each image takes images of 8×8",
+        ),
     ):
         assert cli.run("evaluate", [*mixed, *wrong]) == 1
         assert message in capsys.readouterr().err

@@ -138,11 +138,8 @@ class Architecture(abc.ABC):
 
     def top_prior(self, config: ModelConfig, dtype: Any) -> Bijector:
         """Makes the prior of the last part's output."""
-        from glow_tf.bijectors import ClassPrior
         from glow_tf.bijectors.residual import gaussian_or_shaped
 
-        if config.classes:
-            return ClassPrior(len(config.classes), dtype=dtype, name="prior")
         read = config.coupling_config.condition_channels
         return gaussian_or_shaped(config.top_prior, read, bounded=config.bounded, dtype=dtype, name="prior")
 

@@ -28,7 +28,7 @@ class Density(KeepsArguments, Bijector):
     elementwise = True
 
     def moments(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns mean and log-deviation: [C], [H, W, C], [B, 1, 1, C] or [B, H, W, C], to whiten x."""
+        """Returns mean and log-deviation: [C], [B, 1, 1, C] or [B, H, W, C], to whiten x."""
         raise NotImplementedError
 
     def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:

@@ -19,7 +19,8 @@ from glow_tf.core.memory import check_memory
 if TYPE_CHECKING:
     from glow_tf.use import TrainedModel
 
-HOW = "FILE.npy with an array [N, …], an image, or a folder of images"
+HOW = "FILE.npy with an array [N, …], an image, a folder of images, or label:K,… or label:all for classes"
+CLASSES = "label:"
 
 
 def condition_of(values: flags.FlagValues, model: TrainedModel) -> Any:
@@ -33,6 +34,8 @@ def condition_of(values: flags.FlagValues, model: TrainedModel) -> Any:
     model_flags.check_condition(values, model, HOW)
     if not values.condition:
         return None
+    if values.condition.startswith(CLASSES):
+        return _of_classes(values.condition.removeprefix(CLASSES), model)
     path = pathlib.Path(os.path.expanduser(values.condition))
     found = _read(path)
     named = by_name(found)
@@ -45,6 +48,20 @@ def condition_of(values: flags.FlagValues, model: TrainedModel) -> Any:
             f"condition={str(path)!r} with {[own.shape for own in named.values()]}"
         )
     return fitted_condition(model, of_names(named), f"condition={str(path)!r}")
+
+
+def _of_classes(written: str, model: TrainedModel) -> np.ndarray:
+    """Returns a vector, with a 1 in its place, for each class in a comma-separated list, or for all."""
+    shape = model.condition_shapes.get("", ())
+    most = shape[0] if len(shape) == 1 else 0
+    known = list(map(str, range(most)))
+    named = known if written == "all" else [own.strip() for own in written.split(",")]
+    if not most or not set(named) <= set(known):
+        raise ConfigError(
+            f"condition=label:K,… must name classes of the model, which has {most}, counted from 0, or all. "
+            f"Received: condition={CLASSES}{written}"
+        )
+    return np.eye(most, dtype=np.float32)[list(map(int, named))]
 
 
 def _read(path: pathlib.Path) -> Any:

@@ -7,12 +7,11 @@
 With one draw and a run's seed, the mean over its test images is the run's test_bpd (--split=test, where the
 run held out every tenth image of a folder). With several draws a tighter bound is printed as well: the
 importance-weighted one. Mostly tighter is --noise=variational: noise lies where the model's density is high,
-and what this choice costs is counted. It takes nine times as long. Of a model with classes, the bits are
-those of their mixture; those given the label follow, and how often the likeliest class is the label. --output
-is a JSON file with all of it. An exported model gives its bits as a whole, and draws other noise from the
-same seed: it does not tell where the bits are, and its mean differs a little. With --image_size=0 images keep
-their sizes, which may differ; every image counts alike in the mean. Where an image is less likely than under
-a uniform density, a mean follows in which no image needs more bits than that.
+and what this choice costs is counted. It takes nine times as long. --output is a JSON file with all of it. An
+exported model gives its bits as a whole, and draws other noise from the same seed: it does not tell where the
+bits are, and its mean differs a little. With --image_size=0 images keep their sizes, which may differ; every
+image counts alike in the mean. Where an image is less likely than under a uniform density, a mean follows in
+which no image needs more bits than that.
 """
 
 import math
@@ -52,7 +51,6 @@ def main(values: flags.FlagValues) -> None:
         found.append(evaluate(own, used.images, draws, values.seed, used.condition, values.noise))
         groups.append(used)
     report = _report(joined(found), groups, values.noise, _bits_of_values(glow))
-    report |= _report_on_labels(glow, groups[0], values.seed)  # a model with classes has one size
     print("\n".join(_lines(report)))
     if path:
         model_flags.write(path, json_text(report).encode())
@@ -98,26 +96,6 @@ def _report(found: Any, groups: Sequence[Any], noise: str, bits: int | None) -> 
     return report
 
 
-def _report_on_labels(glow: Any, used: Any, seed: int) -> dict[str, Any]:
-    """Returns what a model with classes makes of the labels of the images, if both have the same classes."""
-    if not glow.classes:
-        return {}
-    if used.labels is None or used.labels.min() < 0 or not set(used.class_names) <= set(glow.classes):
-        print("Not every image has one of the model's classes, so there are no numbers given the label.")
-        return {}
-    from glow_tf.use import label_bits, labels_of
-    from glow_tf.use.evaluation import mean_and_error
-
-    bits = label_bits(glow, used.images, seed, used.condition)
-    labels = labels_of(glow, used.class_names)[used.labels]
-    bpd, error = mean_and_error(bits[np.arange(len(bits)), labels])
-    accuracy, deviation = mean_and_error((bits.argmin(axis=1) == labels).astype(np.float64))
-    return {
-        "given_label": {"bits_per_dim": bpd, "standard_error": error, "noise": "uniform"},
-        "classified": {"accuracy": accuracy, "standard_error": deviation},
-    }
-
-
 def _with_error(entry: dict[str, Any]) -> str:
     return bpd_text(entry["bits_per_dim"], entry["standard_error"])
 
@@ -146,12 +124,4 @@ def _lines(report: dict[str, Any]) -> list[str]:
             f"    {_with_error(own)}  {name} ({counted(own['images'], 'image')})"
             for name, own in report.get(kind, {}).items()
         ]
-    if "given_label" in report:
-        classified = report["classified"]
-        error = classified["standard_error"]
-        lines.append(f"{_with_error(report['given_label'])} bits/dim given the label, by uniform noise")
-        lines.append(
-            f"The likeliest class is the label of {classified['accuracy']:.1%}"
-            + (f" ± {error:.1%}" if math.isfinite(error) else "")
-        )
     return lines

@@ -24,7 +24,7 @@ MOST = 1_000_000  # images, steps or draws that a flag may ask for
 NO_PICTURES = "There is no PNG: pictures are of bytes, of one channel or three."
 LARGEST = 1e30  # number that a flag may give; beyond, 32 bits overflow
 
-CONDITIONS = "input or attributes:FILE of a folder, label of digits, or a feature of a TFDS data set"
+CONDITIONS = "input, label or attributes:FILE of a folder, label of digits, or a feature of a TFDS data set"
 
 # Flags, as `parsing.define` takes them.
 CONDITION = (  # of a command without images

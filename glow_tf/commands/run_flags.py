@@ -121,7 +121,7 @@ def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, A
     names -= set(configuration.SAME_FUNCTION)
     if flags_file.read_settings(workdir).get("init_from") == start:
         before = flags_file.read_config(workdir).to_settings()
-        return {name: before[name] for name in (*names, "init_from", "image_size", "conditional")}
+        return {name: before[name] for name in (*names, "init_from", "image_size")}
     if is_preset and not presets.refers_to_preset(start):  # a workdir may have a preset's name
         start = str(presets.find(start))
     try:
@@ -129,7 +129,7 @@ def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, A
     except (ConfigError, OSError):
         return {"init_from": start}  # the run says why it cannot start from it
     settings = {name: value for name, value in dataclasses.asdict(model).items() if name in names}
-    settings |= {"init_from": start, "conditional": bool(model.classes)}
+    settings |= {"init_from": start}
     about = presets.read_about(presets.find(start)) if presets.refers_to_preset(start) else {}
     if str(about.get("image_size")) == "0":  # it fits any size
         return settings

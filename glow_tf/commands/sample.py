@@ -2,15 +2,15 @@
 
     glow-tf sample --model=digits
     glow-tf sample --model=runs/mine --num=8 --temperatures=0.5,0.7,1 --seed=3 --output=drawn.png
-    glow-tf sample --model=runs/mine --labels=cat,dog --num=12 --temperatures=0.8
+    glow-tf sample --model=digits_classes --condition=label:0,3,8 --num=12 --temperatures=0.8
     glow-tf sample --model=cifar10_small --image_size=48x64
 
 It writes a PNG with two rows of images for each temperature, which have the same latents at every
 temperature, and the same images as an array, .npy: uint8 [rows, columns, H, W, C]. Temperature 0 is the mode.
-With --seeds each temperature has rows for each seed. With --labels, which needs a model that was trained with
---conditional, each temperature has a row for each class, and the rows have the same latents. With
---condition, which a model that is given something needs, rows are not in pairs, and each column has another
-condition; a single one is for all.
+With --seeds each temperature has rows for each seed. With --condition, which a model that is given something
+needs, rows are not in pairs, and each column has another condition; a single one is for all. With label:K,…,
+of a model that is given a class, each temperature has a row for each class K, counted from 0, or for every
+one with label:all, and the rows have the same latents.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing, size_flags
-from glow_tf.commands.condition_files import condition_of
+from glow_tf.commands.condition_files import CLASSES, condition_of
 from glow_tf.core.errors import ConfigError
 
 ROWS = 2  # for each temperature
@@ -31,8 +31,7 @@ def define(values: flags.FlagValues) -> None:
     size_flags.define(values, reads_images=False)
     parsing.define(
         values,
-        num=(16, "Images for each temperature, an even number; with --labels, for each class."),
-        labels=([], "Classes to draw, by name or number, comma-separated; all: every class."),
+        num=(16, "Images for each temperature, an even number; with label:K, for each class."),
         temperatures=(["0.7", "0.8", "0.9", "1"], "Comma-separated, from 0."),
         seeds=([], "Rows for each of these seeds, comma-separated, in place of --seed."),
         condition=model_flags.CONDITION,
@@ -44,28 +43,23 @@ def main(values: flags.FlagValues) -> None:
     temperatures = model_flags.floats_of(values, "temperatures", lowest=0)
     seeds = model_flags.integers_of(values, "seeds") if values.seeds else [values.seed]
     num = model_flags.count_of(values, "num")
-    if num % ROWS and not (values.labels or values.condition):
+    if num % ROWS and not values.condition:
         raise ConfigError(f"num must be even: each temperature has two rows. Received: {num=}")
-    if "all" in values.labels and len(values.labels) > 1:
-        raise ConfigError(f"labels must be classes, or all alone. Received: labels={','.join(values.labels)}")
     write_rows = model_flags.picture_writer(values)
-    from glow_tf.use import draw_checked, labels_of
+    from glow_tf.use import draw_checked
 
     model = size_flags.sized_model(values, model_flags.model_of(values))
-    condition = condition_of(values, model)
-    if condition is not None:
-        num, condition = _one_for_each(values, num, condition)
-    if values.labels:
-        named = model.classes if values.labels == ["all"] and model.classes else values.labels
-        labels = labels_of(model, named)
-        groups = [np.full(num, label) for label in labels]
+    groups, columns = [condition_of(values, model)], num // ROWS
+    if values.condition:
+        if values.condition.startswith(CLASSES):  # a row for each
+            groups = [own[np.newaxis] for own in groups[0]]
+        given = [_one_for_each(values, num, own) for own in groups]
+        num, groups = given[0][0], [own for _, own in given]
         columns = num
-    else:
-        groups, columns = [None], num if condition is not None else num // ROWS
     rows = []
     for temperature in temperatures:
         draws = ((seed, group) for seed in seeds for group in groups)
-        found = [draw_checked(model, num, temperature, *own, condition) for own in draws]
+        found = [draw_checked(model, num, temperature, *own) for own in draws]
         drawn = np.concatenate([each.images for each in found])
         rows.append(drawn.reshape(-1, columns, *drawn.shape[1:]))
         blank = int(np.sum(np.ptp(drawn.reshape(len(drawn), -1), axis=1) == 0))

@@ -27,6 +27,7 @@ from glow_tf.config.data import DIGITS as DIGITS
 from glow_tf.config.data import FILE as FILE
 from glow_tf.config.data import FOLDER as FOLDER
 from glow_tf.config.data import INPUT as INPUT
+from glow_tf.config.data import LABEL as LABEL
 from glow_tf.config.data import TARGET as TARGET
 from glow_tf.config.data import DataConfig as DataConfig
 from glow_tf.config.data import attributes_of as attributes_of

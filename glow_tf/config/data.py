@@ -15,7 +15,7 @@ FILE = "file:"  # … and one that is a file with an array of all examples
 DIGITS = "digits"
 INPUT, TARGET = "input", "target"  # folders of pairs, below that of the data set
 ATTRIBUTES = "attributes:"  # how a condition that is a table begins
-LABEL = "label"  # of the digits
+LABEL = "label"  # of the digits, and of a folder with classes
 
 
 def _path_after(beginning: str, text: str) -> pathlib.Path | None:
@@ -74,8 +74,8 @@ class DataConfig:
     condition: str = setting(
         "",
         "What the model is given with each image. Of a folder: input (images in PATH/target/, the file of "
-        "the same name in PATH/input/ is given) or attributes:FILE (CSV or JSON: numbers by file name); of "
-        "digits: label; of a TFDS data set: another of its features, by name. Empty: nothing.",
+        "the same name in PATH/input/ is given), label (its class) or attributes:FILE (CSV or JSON: numbers "
+        "by file name); of digits: label; of a TFDS data set: a feature by its name. Empty: nothing.",
     )
     dtype: str = "uint8"
 
@@ -92,7 +92,8 @@ class DataConfig:
             return
         if folder_of(self.dataset):
             table = self.condition.startswith(ATTRIBUTES) and self.condition != ATTRIBUTES
-            fits, needs = table or self.condition == INPUT, "of a folder: input or attributes:FILE"
+            fits = table or self.condition in (INPUT, LABEL)
+            needs = "of a folder: input, label or attributes:FILE"
         elif file_of(self.dataset):
             fits, needs = False, "of a file: nothing"
         elif self.dataset == DIGITS:

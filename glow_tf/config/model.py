@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Other arguments of an exported model's functions.
 TAKEN = frozenset(
-    {"condition", "eps", "images", "labels", "num", "seed", "seeds", "self", "temperature", "temperatures"}
+    {"condition", "eps", "images", "num", "seed", "seeds", "self", "temperature", "temperatures"}
 )
 
 NAMES = (
@@ -38,10 +38,9 @@ OF_COUPLINGS = ("width", "scale", "norm", "activation", "bounded")
 class ModelConfig:
     """The flow and its parts. `Glow(ModelConfig(...))` builds it.
 
-    Four fields are not flags of the model, because the command takes them from the data and from the run:
-    `image_shape` (H, W, C), `seed`, `classes`, the names of the classes whose priors the model has, which is
-    empty for a model that knows no classes, and `condition_shape`, of what the model is given with each
-    image: `(h, w, c)` of a map, `(d,)` of a vector, a dictionary of them by name, or `()`, nothing. Names are
+    Three fields are not flags of the model, because the command takes them from the data and from the run:
+    `image_shape` (H, W, C), `seed`, and `condition_shape`, of what the model is given with each image:
+    `(h, w, c)` of a map, `(d,)` of a vector, a dictionary of them by name, or `()`, nothing. Names are
     arguments of an exported model: identifiers such as `low_res`.
 
     `parts` may also be given as numbers: `parts=3` is `"balanced:3"`, three parts that cost about the same,
@@ -127,7 +126,6 @@ class ModelConfig:
         "balanced:N@1,0.5,… for devices of those speeds), or flow steps per part such as 16,32,48.",
     )
     seed: int = 0
-    classes: tuple[str, ...] = ()
     condition_shape: ConditionShape = ()
     architecture: str = setting(
         "glow",
@@ -176,11 +174,6 @@ class ModelConfig:
 
     def __post_init__(self):
         check_fields(self)
-        if self.classes and self.top_prior != "learned":
-            raise ConfigError(
-                "classes have learned priors, so top_prior must be learned. "
-                f"Received: top_prior={self.top_prior!r}, {len(self.classes)} classes"
-            )
         in_range(self, "seed", 0, MOST)
         if self.is_real and self.n_bits != 8:
             raise ConfigError(f"n_bits is for data=bytes. Received: n_bits={self.n_bits}, data='real'")

@@ -91,10 +91,6 @@ class RunConfig:
         "makes all its epochs.",
         may_differ=True,
     )
-    conditional: bool = setting(
-        False,
-        "Give the top latent a prior for each class of the data, so that images of a class can be drawn.",
-    )
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -127,11 +123,6 @@ class RunConfig:
             check_divisible((size, size), self.model, f"image_size={size}")
         if (examples := self.data.train_examples) and "batch_size" not in self.follows:
             check_batch(examples, self.train.batch_size)
-        if self.conditional and self.model.top_prior != "learned":
-            raise ConfigError(
-                "conditional needs top_prior=learned: the priors of the classes are learned. "
-                f"Received: conditional=True, top_prior={self.model.top_prior!r}"
-            )
         most = self.num_parts or MOST_BLOCKS + 1
         if (only := self.train.only_part) and not (self.model.design.separable and only <= most):
             raise ConfigError(

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from glow_tf.config import ATTRIBUTES, FOLDER, INPUT, TARGET, DataConfig, attributes_of, folder_of
+from glow_tf.config import ATTRIBUTES, FOLDER, INPUT, LABEL, TARGET, DataConfig, attributes_of, folder_of
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import parse_json, read_text
 from glow_tf.data.array_files import SUFFIX, size_of_array, type_of_inputs
 from glow_tf.data.arrays import DataSet, Factors, check_memory_for, scaled_side
-from glow_tf.data.folder import NAMED, read_folder, read_pictures
+from glow_tf.data.folder import NAMED, read_folder, read_pictures, why_no_classes
 from glow_tf.data.image_files import images_below
 from glow_tf.data.parallel import in_parallel
 from glow_tf.data.pictures import read_size
@@ -35,6 +35,8 @@ def read_folder_and_condition(
     """
     if config.condition == INPUT:
         return _with_inputs(config, split, most)
+    if config.condition == LABEL:
+        return _with_classes(config, split, most)
     if table := attributes_of(config.condition):
         return _with_attributes(config, table, split, most)
     return read_folder(config, split, most, any_size)
@@ -57,6 +59,16 @@ def _listed(names: Iterable[str]) -> str:
     names = sorted(names)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f" ({', '.join(names[:NAMED])}{more})" if names else ""
+
+
+def _with_classes(config: DataConfig, split: str, most: int) -> DataSet:
+    found = read_folder(config, split, most)
+    if not found.class_names:
+        raise ConfigError(
+            f"condition=label needs classes. {why_no_classes(found.notes)} Received: {config.dataset!r}"
+        )
+    labels = np.concatenate([own.labels for own in (found.train, found.test) if own is not None])
+    return _with_condition(found, np.eye(len(found.class_names), dtype=np.float32)[labels])
 
 
 # Pairs of images

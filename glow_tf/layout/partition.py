@@ -116,7 +116,7 @@ def balanced_counts(
 def _given(config: ModelConfig, layout: PartLayout, last: bool) -> tuple[Element, ...]:
     """Returns what a part makes of a condition, and what the top prior reads of it."""
     read = config.coupling_config.condition_channels
-    if not read or not last or config.top_prior != "learned" or config.classes:
+    if not read or not last or config.top_prior != "learned":
         return condition_network_elements(config, layout.elements[0].block)
     height, width, channels = layout.output_shape
     macs = 9 * read * 2 * channels

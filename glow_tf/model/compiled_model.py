@@ -18,7 +18,6 @@ from glow_tf.model.conditions import check_one_for_each, num_of_request
 from glow_tf.model.density_model import checked_images
 from glow_tf.model.endpoints import Endpoint, Endpoints
 from glow_tf.model.flow import Flow
-from glow_tf.model.labels import Labels, checked_labels, labels_of_request, require_classes
 
 Integer = tf.Tensor | int
 Number = tf.Tensor | float
@@ -30,7 +29,6 @@ class TrainedModel:
     Attributes:
       image_shape: (H, W, C).
       data_dtype: of images, given and drawn: `uint8`, `uint16` (more than 8 bits) or `float32` (real data).
-      classes: their names; empty for a model that knows none.
       dimensions: H·W·C.
       compute_dtype: of the latents.
       condition_shapes: of what it is given, by name.
@@ -45,7 +43,6 @@ class TrainedModel:
     image_shape: tuple[int, int, int]
     data_dtype: str
     compute_dtype: str
-    classes: tuple[str, ...]
     condition_shapes: dict[str, tuple[int, ...]]
 
     def _endpoint(self, name: str) -> Callable[..., Any]:
@@ -53,7 +50,7 @@ class TrainedModel:
         raise NotImplementedError
 
     def _call(self, name: str, condition: Condition = None, **arguments: Any) -> Any:
-        """Calls an endpoint; the arguments are in its order, and `images` and `labels` are checked before."""
+        """Calls an endpoint; the arguments are in its order, and `images` are checked before."""
         number = tf.TensorSpec([], tf.int32)
         eps = tf.TensorSpec([None, self.dimensions], self.compute_dtype)
         specs = {"num": number, "seed": number, "temperature": tf.TensorSpec([], tf.float32), "eps": eps}
@@ -86,23 +83,13 @@ class TrainedModel:
     def log_prob(self, images: Array, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
         """Returns a one-sample lower bound on log P(image): uint8 [B, H, W, C] → [B], nats.
 
-        In a model with classes, P is the mixture of all classes with equal weights. Like `bits_per_dim` and
-        `encode`, this raises a ValueError for images that `checked` refuses.
+        Like `bits_per_dim` and `encode`, this raises a ValueError for images that `checked` refuses.
         """
         return self._call("log_prob", condition, images=self.checked(images), seed=seed)
 
     def bits_per_dim(self, images: Array, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
         """Returns −log_prob in bits per dimension: uint8 [B, H, W, C] → [B]."""
         return self._call("bits_per_dim", condition, images=self.checked(images), seed=seed)
-
-    def label_log_probs(self, images: Array, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
-        """Returns log P(image | label) for every label, as `log_prob` does: [B, classes], nats.
-
-        Its largest entry names the likeliest class; `tf.nn.softmax` makes probabilities of the classes.
-        ConfigError if the model has no classes.
-        """
-        require_classes("label_log_probs", self.classes)
-        return self._call("label_log_probs", condition, images=self.checked(images), seed=seed)
 
     def score(self, images: Array, condition: Condition = None) -> dict[str, tf.Tensor]:
         """Returns `log_prob` in nats and `bits_per_dim`, [B] each, at the middle of the images' bins.
@@ -112,57 +99,42 @@ class TrainedModel:
         """
         return self._call("serving_default", condition, images=self.checked(images))
 
-    def encode(self, images: Array, labels: Labels | None = None, condition: Condition = None) -> tf.Tensor:
-        """Returns all whitened latents, at the middle of the bins: uint8 [B, H, W, C] → [B, D].
+    def encode(self, images: Array, condition: Condition = None) -> tf.Tensor:
+        """Returns all whitened latents, at the middle of the bins: uint8 [B, H, W, C] → [B, D]."""
+        return self._call("encode", condition, images=self.checked(images))
 
-        With labels, [B], the top latent is whitened by the prior of the image's class. `decode` needs the
-        same labels, or others: the image then as it might look in another class.
-        """
-        images = self.checked(images)
-        if labels is None:
-            return self._call("encode", condition, images=images)
-        labels = checked_labels(labels, self.classes, images.shape[0])
-        return self._call("encode_label", condition, images=images, labels=labels)
-
-    def decode(self, eps: Array, labels: Labels | None = None, condition: Condition = None) -> tf.Tensor:
+    def decode(self, eps: Array, condition: Condition = None) -> tf.Tensor:
         """Returns the images of whitened latents: [B, D] → uint8 [B, H, W, C]; inverts `encode`."""
-        if labels is None:
-            return self._call("decode", condition, eps=eps)
-        labels = checked_labels(labels, self.classes, tf.convert_to_tensor(eps).shape[0])
-        return self._call("decode_label", condition, eps=eps, labels=labels)
+        return self._call("decode", condition, eps=eps)
 
     def sample(
         self,
         num: Integer | None = None,
         temperature: Number = 1.0,
         seed: Integer = 0,
-        labels: Labels | None = None,
         condition: Condition = None,
     ) -> tf.Tensor:
         """Draws images.
 
         Args:
-          num: number of images; with labels, it may be left out.
+          num: number of images; with a condition, it may be left out.
           temperature: standard deviation of the whitened latents; below 1, images are likelier and vary less.
-          seed: of the latents, and of the labels if they are drawn.
-          labels: the class of each image, integers [num], for a model with classes, which otherwise draws
-            each class with the same probability.
+          seed: of the latents.
           condition: what each of the num images is drawn given; see the class.
 
         Returns:
           uint8 [num, H, W, C].
 
         Raises:
-          ConfigError: labels are not classes of the model, or there are not num of them.
+          ConfigError: num is not positive, or there are not num conditions.
         """
-        return self.sample_checked(num, temperature, seed, labels, condition)["images"]
+        return self.sample_checked(num, temperature, seed, condition)["images"]
 
     def sample_checked(
         self,
         num: Integer | None = None,
         temperature: Number = 1.0,
         seed: Integer = 0,
-        labels: Labels | None = None,
         condition: Condition = None,
     ) -> dict[str, tf.Tensor]:
         """Draws the images of `sample`: `images`, uint8 [num, H, W, C], and `limited`, bool [num].
@@ -170,19 +142,12 @@ class TrainedModel:
         `limited` says whether activations were clipped to keep them finite, see `ActivationLimit`. Such an
         image says little about the model.
         """
-        num, how = num_of_request(num, condition), {"temperature": temperature, "seed": seed}
-        labels = labels_of_request(num, labels, self.classes)
-        if labels is None:
-            return self._call("sample_checked", condition, num=num, **how)
-        return self._call("sample_label_checked", condition, labels=labels, **how)
+        num = num_of_request(num, condition)
+        return self._call("sample_checked", condition, num=num, temperature=temperature, seed=seed)
 
     def checked(self, images: Array) -> tf.Tensor:
         """Checks images and converts them to a tensor [B, H, W, C]; see `checked_images`."""
         return checked_images(images, self.image_shape, self.data_dtype)
-
-    def checked_labels(self, labels: Labels) -> tf.Tensor:
-        """Checks labels, from 0 below the number of classes, and converts them to a tensor, int32 [B]."""
-        return checked_labels(labels, self.classes)
 
 
 def require_pictures(what: str, model: TrainedModel) -> None:

@@ -48,7 +48,7 @@ def checked_condition(condition: Any, config: ModelConfig, dtype: str) -> Condit
 
 
 def in_arrays(given: Any) -> Any:
-    """Returns conditions, or labels, with lists as arrays; None of None."""
+    """Returns conditions with lists as arrays; None of None."""
     return of_names(by_name(given))
 
 
@@ -72,14 +72,23 @@ def check_given(model: Any, condition: Any, count: int) -> None:
 
 
 def num_of_request(num: Any, condition: Condition) -> Any:
-    """Returns the number of images to draw: as many as there are conditions, if it is not said."""
+    """Returns the number of images to draw: as many as there are conditions, if it is not said.
+
+    ConfigError if neither is given, or num is no positive number.
+    """
     members = list(by_name(condition).values())
-    return len(members[0]) if num is None and members else num
+    num = len(members[0]) if num is None and members else num
+    number = tf.convert_to_tensor(-1 if num is None else num)
+    known = tf.get_static_value(number)  # None within a graph
+    one = number.dtype.is_integer and number.shape.is_compatible_with([])
+    if not one or (known is not None and known < 1):
+        raise ConfigError(f"num must be a positive number of images. Received: num={num}")
+    return num
 
 
 def check_one_for_each(given: tuple[Condition, ...], arguments: Mapping[str, Any]) -> None:
-    """Raises ConfigError unless a call has a condition for each of its images, latents or labels."""
-    batches = [arguments[name] for name in ("images", "eps", "labels") if name in arguments]
+    """Raises ConfigError unless a call has a condition for each of its images or latents."""
+    batches = [arguments[name] for name in ("images", "eps") if name in arguments]
     count = batches[0].shape[0] if batches else tf.get_static_value(tf.convert_to_tensor(arguments["num"]))
     for tensor in tf.nest.flatten(given):
         if None not in (count, tensor.shape[0]) and tensor.shape[0] != count:

@@ -58,19 +58,10 @@ class Endpoints:
         seed = tf.TensorSpec((), tf.int32, name="seed")
         num = tf.TensorSpec((), tf.int32, name="num")
         temperature = tf.TensorSpec((), tf.float32, name="temperature")
-        labels = tf.TensorSpec((None,), tf.int32, name="labels")
         seeds = tf.TensorSpec((None,), tf.int32, name="seeds")
         temperatures = tf.TensorSpec((None,), tf.float32, name="temperatures")
         given = specs_of_condition(glow.config, glow.compute_dtype)
         condition = () if given is None else (tf.nest.map_structure(_of_batch, given),)
-        by_label = {
-            "sample_label": (self.sample_label, [labels, temperature, seed]),
-            "sample_label_checked": (self.sample_label_checked, [labels, temperature, seed]),
-            "encode_label": (self.encode, [images, labels]),
-            "decode_label": (self.decode, [eps, labels]),
-            "label_log_probs": (self.label_log_probs, [images, seed]),
-            "class_names": (self.class_names, []),
-        }
         endpoints = {
             "sample": (self.sample, [num, temperature, seed]),
             "sample_checked": (self.sample_checked, [num, temperature, seed]),
@@ -82,11 +73,9 @@ class Endpoints:
             "serving_default": (self.serving_default, [images]),
             "sample_each": (self.sample_each, [seeds, temperatures]),
             "log_prob_each": (self.log_prob_each, [images, seeds]),
-            **(by_label if glow.config.classes else {}),
         }
         return {
-            name: (function, [*signature, *(condition if name != "class_names" else ())])
-            for name, (function, signature) in endpoints.items()
+            name: (function, [*signature, *condition]) for name, (function, signature) in endpoints.items()
         }
 
     def sample(
@@ -99,43 +88,24 @@ class Endpoints:
         self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, condition: Condition = None
     ) -> dict[str, tf.Tensor]:
         """Draws images, uint8 [num, H, W, C], and whether activations were clipped for each, bool [num]."""
-        return self._checked(*self._drawn(num, temperature, seed, self._labels_of(seed, num), condition))
+        return self._checked(*self._drawn(num, temperature, seed, condition))
 
     def sample_dequantized(
         self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, condition: Condition = None
     ) -> tf.Tensor:
         """Draws dequantised values: [num, H, W, C]."""
-        return self._drawn(num, temperature, seed, self._labels_of(seed, num), condition)[0]
+        return self._drawn(num, temperature, seed, condition)[0]
 
-    def sample_label(
-        self, labels: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, condition: Condition = None
-    ) -> tf.Tensor:
-        """Draws an image of each label: int32 [B] → uint8 [B, H, W, C]."""
-        return self.sample_label_checked(labels, temperature, seed, condition)["images"]
-
-    def sample_label_checked(
-        self, labels: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, condition: Condition = None
-    ) -> dict[str, tf.Tensor]:
-        """As `sample_checked`, an image of each label: int32 [B] → uint8 [B, H, W, C] and bool [B]."""
-        return self._checked(*self._drawn(tf.shape(labels)[0], temperature, seed, labels, condition))
-
-    def encode(self, images: tf.Tensor, *labels_and_condition: Any) -> tf.Tensor:
+    def encode(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Whitens images at the middle of their bins: uint8 [B, H, W, C] → [B, D]."""
         with full_precision():
             v = self.glow.dequantized(images, noise=0.5)
-            given = self._given(v, labels_and_condition)
-            return self._of_any_number(self.glow.forward_and_log_det, v, *given)[0]
+            return self._of_any_number(self.glow.forward_and_log_det, v, _one_for_each(v, condition))[0]
 
-    def decode(self, eps: tf.Tensor, *labels_and_condition: Any) -> tf.Tensor:
+    def decode(self, eps: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Inverts `encode`: [B, D] → uint8 [B, H, W, C]."""
         with full_precision():
-            given = self._given(eps, labels_and_condition)
-            return self.glow.dequantize.to_output(self._dequantized(eps, *given)[0])
-
-    def label_log_probs(self, images: tf.Tensor, seed: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """Scores images given each label, at one noise draw: uint8 [B, H, W, C] → [B, classes], nats."""
-        v = self.glow.dequantized(images, seed=seed)
-        return self._of_any_number(self.glow.dequantized_label_log_probs, v, _one_for_each(v, condition))
+            return self.glow.dequantize.to_output(self._dequantized(eps, condition)[0])
 
     def log_prob(self, images: tf.Tensor, seed: tf.Tensor | int, condition: Condition = None) -> tf.Tensor:
         """Scores images at one noise draw: uint8 [B, H, W, C] → [B], nats."""
@@ -158,14 +128,11 @@ class Endpoints:
 
         A server may join the requests of several clients to one batch: no image depends on the others.
         """
-        dtype, labels = self.glow.compute_dtype, None
-        if self.glow.classes:
-            labels = tf.map_fn(lambda seed: self._labels(seed, []), seeds, fn_output_signature=tf.int32)
+        dtype = self.glow.compute_dtype
         eps = tf.map_fn(lambda seed: self._latents(seed, []), seeds, fn_output_signature=dtype)
         eps = tf.ensure_shape(eps, [None, math.prod(self.glow.image_shape)])
         own = tf.cast(_one_for_each(seeds, temperatures), dtype)
-        v, _ = self._dequantized(own[:, tf.newaxis] * eps, labels, _one_for_each(eps, condition))
-        return self.glow.dequantize.to_output(v)
+        return self.glow.dequantize.to_output(self._dequantized(own[:, tf.newaxis] * eps, condition)[0])
 
     def log_prob_each(self, images: tf.Tensor, seeds: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Scores each image at the noise draw of its own seed: uint8 [B, H, W, C], [B] → [B], nats."""
@@ -178,54 +145,27 @@ class Endpoints:
         v = tf.map_fn(alone, pairs, fn_output_signature=self.glow.compute_dtype)
         return self._scored(tf.ensure_shape(v, [None, *self.glow.image_shape]), condition)
 
-    def class_names(self) -> tf.Tensor:
-        """Returns the name of each label, string [classes]."""
-        return tf.constant(self.glow.classes)
-
     def _scored(self, v: tf.Tensor, condition: Condition) -> tf.Tensor:
-        return self._of_any_number(self.glow.dequantized_log_prob, v, None, _one_for_each(v, condition))
-
-    def _given(self, batch: tf.Tensor, last: tuple) -> tuple[tf.Tensor | None, Condition]:
-        """Returns labels and condition of a function's last arguments, None for one that is not there."""
-        last = list(last)
-        condition = last.pop() if self.glow.config.condition_shape else None
-        labels = last.pop() if last else None
-        return _one_for_each(batch, labels), _one_for_each(batch, condition)
+        return self._of_any_number(self.glow.dequantized_log_prob, v, _one_for_each(v, condition))
 
     def _drawn(
-        self,
-        num: tf.Tensor,
-        temperature: tf.Tensor,
-        seed: tf.Tensor,
-        labels: tf.Tensor | None,
-        condition: Condition,
+        self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, condition: Condition
     ) -> tuple[tf.Tensor, tf.Tensor]:
         eps = self._latents(seed, [num])
-        return self._dequantized(tf.cast(temperature, eps.dtype) * eps, labels, _one_for_each(eps, condition))
-
-    # Keys set the latents and the labels of a seed apart.
+        return self._dequantized(tf.cast(temperature, eps.dtype) * eps, condition)
 
     def _latents(self, seed: tf.Tensor, batch: list) -> tf.Tensor:
         shape = [*batch, math.prod(self.glow.image_shape)]
         return tf.random.stateless_normal(shape, seed=[seed, 1], dtype=self.glow.compute_dtype)
 
-    def _labels(self, seed: tf.Tensor, batch: list) -> tf.Tensor:
-        most = len(self.glow.classes)
-        return tf.random.stateless_uniform(batch, seed=[seed, 2], maxval=most, dtype=tf.int32)
-
-    def _labels_of(self, seed: tf.Tensor, num: tf.Tensor) -> tf.Tensor | None:
-        return self._labels(seed, [num]) if self.glow.classes else None
-
-    def _dequantized(
-        self, eps: tf.Tensor, labels: tf.Tensor | None = None, condition: Condition = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _dequantized(self, eps: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns [B, H, W, C], and whether activations were clipped on the way, bool [B]."""
 
-        def inverse(own: tf.Tensor, of: tf.Tensor | None, given: Condition) -> tuple[tf.Tensor, tf.Tensor]:
+        def inverse(own: tf.Tensor, given: Condition) -> tuple[tf.Tensor, tf.Tensor]:
             limit = ActivationLimit()
-            return self.glow.inverse(own, limit, of, given), limit.reached
+            return self.glow.inverse(own, limit, given), limit.reached
 
-        return self._of_any_number(inverse, eps, labels, condition)
+        return self._of_any_number(inverse, eps, _one_for_each(eps, condition))
 
     def _of_any_number(self, function: Callable[..., Any], *batches: Any) -> Any:
         """As `in_streams`; the batches may be empty."""
@@ -242,7 +182,7 @@ def _one_for_each(batch: tf.Tensor, others: Any) -> Any:
     for other in tf.nest.flatten(others):
         if other is not None:
             sizes = tf.shape(other)[0], tf.shape(batch)[0]
-            message = "There must be one seed, temperature, label or condition for each example."
+            message = "There must be one seed, temperature or condition for each example."
             tf.debugging.assert_equal(*sizes, message)
     return others
 

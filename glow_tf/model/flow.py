@@ -117,11 +117,6 @@ class FlowOfParts(DensityModel):
         """The type of the images: `uint8`, `uint16` or `float32`."""
         return self.config.data_dtype
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes that the top prior knows; empty if it knows none."""
-        return self.config.classes
-
     def checked_condition(self, condition: Condition) -> Condition:
         """Checks what the model is given and returns it as tensors of its dtype; see `checked_condition`."""
         return checked_condition(condition, self.config, self.compute_dtype)
@@ -178,32 +173,31 @@ class Flow(FlowOfParts):
         return self.dequantize.levels(images) + tf.cast(noise, self.compute_dtype)
 
     def enter(self, images: Array, noise: Array | float | None, seed: tf.Tensor | int = 0) -> Passage:
-        """Makes the passage before part 1, without labels and condition; arguments as in `dequantized`.
+        """Makes the passage before part 1, without condition; arguments as in `dequantized`.
 
         Its `log_likelihood` is the log-determinant of dequantisation, [B], nats.
         """
         return Passage(*self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed)))
 
-    def _entering(self, v: tf.Tensor, labels: tf.Tensor | None, condition: Condition) -> Passage:
-        """Makes the passage of dequantised values before part 1, with labels and what is given, checked."""
-        known = {"labels": labels, "condition": self.checked_condition(condition)}
-        return Passage(*self.dequantize.forward_and_log_det(v), **known)
+    def _entering(self, v: tf.Tensor, condition: Condition) -> Passage:
+        """Makes the passage of dequantised values before part 1, with what is given, checked."""
+        given = self.checked_condition(condition)
+        return Passage(*self.dequantize.forward_and_log_det(v), condition=given)
 
     def through_part(self, k: int, passage: Passage, scored: bool = True) -> tuple[Passage, PartView]:
         """Runs part k (from 0) on what comes into it: returns what goes on, and what the part saw and made.
 
         The local prior scores the output if that is to be `scored`.
         """
-        h, log_likelihood, truncated, labels, condition = passage
-        known = labels if k == len(self.parts) - 1 else None  # the top prior alone knows classes
+        h, log_likelihood, truncated, condition = passage
         with self.on_device_of(k):
             given = self.parts[k].read(condition)
             output = self.parts[k].call(h, given)
-            nll = self.parts[k].truncated_nll(output, known, given) if scored else None
+            nll = self.parts[k].truncated_nll(output, given) if scored else None
             own = nll - log_likelihood if scored else math.nan * tf.ones_like(log_likelihood)
             log_likelihood_after = log_likelihood + output.log_likelihood_term
-        after = Passage(output.h, log_likelihood_after, (*truncated, own), labels, condition)
-        return after, PartView(h, *output, labels, condition, nll)
+        after = Passage(output.h, log_likelihood_after, (*truncated, own), condition)
+        return after, PartView(h, *output, condition, nll)
 
     def past_part(self, k: int, passage: Passage) -> Passage:
         """Takes a passage past part k (from 0), which must be `Part.fixed`, without its likelihood."""
@@ -221,16 +215,13 @@ class Flow(FlowOfParts):
             passage, _ = self.through_part(k, passage, scored=not self.parts[k].has_head)
         return passage
 
-    def forward_and_log_det(
-        self, v: tf.Tensor, labels: tf.Tensor | None = None, condition: Condition = None
-    ) -> WithLogDet:
+    def forward_and_log_det(self, v: tf.Tensor, condition: Condition = None) -> WithLogDet:
         """Whitens dequantised values: v [B, H, W, C] → eps [B, D], log|det d eps/d v| [B] nats.
 
-        A model with classes whitens the top latent by the prior of the labels, integers [B], if they are
-        given; see `ClassPrior`. The condition is what the model is given with each image.
+        The condition is what the model is given with each image.
         """
         self._check_inverts()
-        (h, log_det, *_, condition), given = self._entering(v, labels, condition), None
+        (h, log_det, *_, condition), given = self._entering(v, condition), None
         latents = []
         for k, part in enumerate(self.parts):
             with self.on_device_of(k):
@@ -239,22 +230,19 @@ class Flow(FlowOfParts):
             log_det += output.log_det_of_all
             latents += output.latents
             h = output.h
-        top, whitening = self.parts[-1].prior.forward_and_log_det(h, given if labels is None else labels)
+        top, whitening = self.parts[-1].prior.forward_and_log_det(h, given)
         eps = [tf.reshape(z, [-1, math.prod(z.shape[1:])]) for z in (*latents, top)]
         return tf.concat(eps, axis=1), log_det + whitening
 
-    def inverse_and_log_det(
-        self, eps: tf.Tensor, labels: tf.Tensor | None = None, condition: Condition = None
-    ) -> WithLogDet:
+    def inverse_and_log_det(self, eps: tf.Tensor, condition: Condition = None) -> WithLogDet:
         """Inverts `forward_and_log_det`: eps [B, D] → v [B, H, W, C], log|det d v/d eps| [B] nats."""
-        v = self.inverse(eps, labels=labels, condition=condition)
-        return v, -self.forward_and_log_det(v, labels, condition)[1]
+        v = self.inverse(eps, condition=condition)
+        return v, -self.forward_and_log_det(v, condition)[1]
 
     def inverse(
         self,
         eps: tf.Tensor,
         bound: Callable[[tf.Tensor], tf.Tensor] | None = None,
-        labels: tf.Tensor | None = None,
         condition: Condition = None,
         stop: int = 0,
     ) -> tf.Tensor:
@@ -271,7 +259,7 @@ class Flow(FlowOfParts):
         pieces = tf.split(eps, [math.prod(shape) for shape in shapes], axis=1)
         latents = [tf.reshape(z, [-1, *s]) for z, s in zip(pieces, shapes, strict=True)]
         last = self.parts[-1]
-        h = last.prior.inverse(latents.pop(), last.read(condition) if labels is None else labels)
+        h = last.prior.inverse(latents.pop(), last.read(condition))
         for k, part in reversed(list(enumerate(self.parts))[stop:]):
             own = [latents.pop() for _ in part.latent_shapes]
             with self.on_device_of(k):
@@ -294,16 +282,6 @@ class Flow(FlowOfParts):
         has_range = self.config.design.images_between_parts and self.config.data == "bytes"
         return tf.clip_by_value(h, -0.5, 0.5) if has_range else h
 
-    def dequantized_log_prob(
-        self, v: tf.Tensor, labels: tf.Tensor | None = None, condition: Condition = None
-    ) -> tf.Tensor:
-        """Returns the exact log-density of v [B, H, W, C], given labels and condition, if any: [B], nats."""
-        return -self.through_parts(self._entering(v, labels, condition)).truncated_nlls[-1]
-
-    def dequantized_label_log_probs(self, v: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """Returns the exact log-density of v [B, H, W, C] given each label: [B, classes], nats."""
-        passage = self.through_parts(self._entering(v, None, condition), stop=len(self.parts) - 1)
-        with self.on_device_of(len(self.parts) - 1):
-            output = self.parts[-1].call(passage.h, self.parts[-1].read(passage.condition))
-            rest = passage.log_likelihood + output.log_likelihood_term
-            return rest[:, tf.newaxis] + self.parts[-1].prior.log_prob_by_label(output.h)
+    def dequantized_log_prob(self, v: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        """Returns the exact log-density of v [B, H, W, C], given a condition, if any: [B], nats."""
+        return -self.through_parts(self._entering(v, condition)).truncated_nlls[-1]

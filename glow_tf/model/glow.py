@@ -114,8 +114,7 @@ class Glow(CompiledModel):
           image_shape: (H, W, C) of the images, of as many channels as the model's.
 
         Raises:
-          ConfigError: the model has weights for each place, such as the priors of classes, or the channels
-            or the size cannot be.
+          ConfigError: the model has weights for each place, or the channels or the size cannot be.
         """
         # A model like this one checks the shape, too.
         shape = dataclasses.replace(self.config, image_shape=image_shape).image_shape
@@ -126,11 +125,6 @@ class Glow(CompiledModel):
             own = kinds.get(self.image_shape[-1], f"images of {self.image_shape[-1]} channels")
             raise ConfigError(
                 f"a model of {own} takes no others, whatever their size. Received: image_shape={shape}"
-            )
-        if self.classes:
-            raise ConfigError(
-                "a model that knows classes has a prior for each place of its images, so it keeps their "
-                f"size. Received: image_shape={shape} for {self.image_shape}"
             )
         config, sources = self.config.design.resized(self.config, shape)
         own = self.own_condition_network()

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors import Bijector, ClassPrior, ConditionNetwork, GaussianPrior, UniformPrior
+from glow_tf.bijectors import Bijector, ConditionNetwork, GaussianPrior, UniformPrior
 from glow_tf.bijectors.bijector import Bound, Latents, PartOutput
 from glow_tf.bijectors.condition import Condition
 from glow_tf.config import ModelConfig
@@ -41,7 +41,7 @@ class Part(keras.Model):
     def __init__(
         self,
         bijectors: Sequence[Bijector],
-        prior: GaussianPrior | ClassPrior | UniformPrior | Part,
+        prior: GaussianPrior | UniformPrior | Part,
         condition_network: keras.Layer | None = None,
         **kwargs,
     ):
@@ -71,7 +71,7 @@ class Part(keras.Model):
         bijectors = design.bijectors(layout, config, dtype)
         prior = design.top_prior(config, dtype) if last else design.local_prior(config, dtype)
         if layout.head:
-            narrow = dataclasses.replace(config, width=config.head_size.width, classes=())
+            narrow = dataclasses.replace(config, width=config.head_size.width)
             of_head = design.bijectors(PartLayout(layout.head, layout.output_shape), narrow, dtype)
             prior = cls(of_head, design.top_prior(narrow, dtype), dtype=dtype, name="head")
         if condition_network is None:
@@ -153,16 +153,13 @@ class Part(keras.Model):
         """
         return -self.truncated_nll(self.call(h, condition), given=condition)
 
-    def truncated_nll(
-        self, output: PartOutput, labels: tf.Tensor | None = None, given: Condition = None
-    ) -> tf.Tensor:
+    def truncated_nll(self, output: PartOutput, given: Condition = None) -> tf.Tensor:
         """Returns the truncated negative log-likelihood of the part alone, from what `call` made: [B], nats.
 
         It contains the local prior of h. Only the last part's objective is therefore a term of the whole
-        model's likelihood: its prior is the model's top prior, a `ClassPrior` if there are labels, [B].
+        model's likelihood: its prior is the model's top prior.
         """
-        log_prob = self.prior.log_prob(output.h, given if labels is None else labels)
-        return -(log_prob + output.log_likelihood_term)
+        return -(self.prior.log_prob(output.h, given) + output.log_likelihood_term)
 
     def set_reversible(self, reversible: bool) -> None:
         """Sets whether backpropagation recomputes the activations of the flow steps; see `Stack`."""

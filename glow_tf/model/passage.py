@@ -18,21 +18,17 @@ class Passage(NamedTuple):
     # Per part that has run, the negative log-likelihood of the flow that ends with it, [B], nats; NaN if the
     # part's output was not scored.
     truncated_nlls: tuple[tf.Tensor, ...] = ()
-    labels: tf.Tensor | None = None  # the class of each example, integers [B], if it is known
     condition: Condition = None  # what the model is given with each example, if anything
 
     @classmethod
-    def specs(
-        cls, shape: Sequence[int], before: int, dtype: str, labels: bool = False, condition: Any = None
-    ) -> Passage:
+    def specs(cls, shape: Sequence[int], before: int, dtype: str, condition: Any = None) -> Passage:
         """Returns what crosses a cut, as tensor specs of examples: queues, caches and devices map over it.
 
-        The shape is that of h, `before` the number of parts before the cut. `labels` says whether examples
-        have labels, `condition` has the specs of what an example is given.
+        The shape is that of h, `before` the number of parts before the cut. `condition` has the specs of what
+        an example is given.
         """
         number = tf.TensorSpec((), dtype)
-        label = tf.TensorSpec((), tf.int32) if labels else None
-        return cls(tf.TensorSpec(shape, dtype), number, (number,) * before, label, condition)
+        return cls(tf.TensorSpec(shape, dtype), number, (number,) * before, condition)
 
     def map(self, function: Callable[..., Any], *others: Passage) -> Passage:
         """Returns a function of each member, and of those of others; what is None stays so."""
@@ -56,7 +52,6 @@ class PartView(NamedTuple):
       latents: the latents that the splits inside the part factored out, whitened, in forward order.
       latents_log_prob: Σ log p(z | h) of the factored-out latents, [B], nats.
       log_det: log|det| of the part's flow steps, [B], nats.
-      labels: the class of each example, integers [B]; None if it is not known.
       condition: what the model is given with each example; None if nothing.
       truncated_nll: the part's own negative log-likelihood with its prior of the output, [B], nats; None if
         it is not scored.
@@ -67,7 +62,6 @@ class PartView(NamedTuple):
     latents: tuple[tf.Tensor, ...]
     latents_log_prob: tf.Tensor
     log_det: tf.Tensor
-    labels: tf.Tensor | None
     condition: Condition
     truncated_nll: tf.Tensor | None
 

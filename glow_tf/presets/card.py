@@ -56,7 +56,7 @@ def _code(name: str, model: ModelConfig, shape: str) -> list[str]:
     zeros = {name: f'numpy.zeros({(16, *own)}, "float32")' for name, own in model.condition_shapes.items()}
     given = ", condition=given" if zeros else ""
     by_name = ", ".join(f"{name!r}: {own}" for name, own in zeros.items())
-    value = zeros.get("condition", f"{{{by_name}}}")
+    value = zeros.get("", f"{{{by_name}}}")
     return [
         "```python",
         "import glow_tf",
@@ -65,7 +65,6 @@ def _code(name: str, model: ModelConfig, shape: str) -> list[str]:
         *(["import numpy", "", f"given = {value}  # with each image"] if zeros else []),
         f"images = glow.sample(16, temperature=0.7, seed=0{given})",
         f"print(glow.bits_per_dim(images{given}))",
-        *(["images = glow.sample(labels=[0] * 16, seed=0)  # of glow.classes[0]"] if model.classes else []),
         "```",
     ]
 

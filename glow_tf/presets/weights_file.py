@@ -135,10 +135,9 @@ def model_bytes(model: ModelConfig, networks: bool = True) -> int:
         dataclasses.replace(p, elements=counted(p.elements), head=counted(p.head), given=counted(p.given))
         for p in part_layouts(model)
     ]
-    of_classes = 2 * len(model.classes) * math.prod(layouts[-1].output_shape)
     elements = [e for layout in layouts for e in (*layout.elements, *layout.head) if e.kind == "flow_step"]
     fixed = 0 if model.permutation in ("lu", "plain") else sum(e.channels**2 for e in elements)
-    return int(weight_bytes(layouts)) + FLOAT_BYTES * (of_classes - fixed)
+    return int(weight_bytes(layouts)) - FLOAT_BYTES * fixed
 
 
 def _arrays(file: Any, what: str, compressed: bool) -> tuple[Shapes, int]:

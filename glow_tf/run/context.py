@@ -14,7 +14,6 @@ from glow_tf.config import PRIOR, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError, printable
 from glow_tf.core.memory import check_memory
 from glow_tf.data.arrays import in_memory
-from glow_tf.data.folder import why_no_classes
 from glow_tf.devices import strategies
 from glow_tf.devices.processes import ProcessGroup, is_chief
 from glow_tf.layout.partition import PartLayout, part_layouts
@@ -170,8 +169,7 @@ class Run:
             epochs=data.Epochs(start, noise_epochs),
             data_slice=data_slice,
         )
-        labels = {"labels": self.images.labels["train"]} if self.glow.config.classes else {}
-        return data.with_members(batches, labels | self._conditions("train"), len(self.images.train))
+        return data.with_members(batches, self._conditions("train"), len(self.images.train))
 
     def prefix_batches(self, epoch: int) -> tf.data.Dataset:
         """Returns one pass over all training images, as an epoch (from 0) sees them."""
@@ -226,7 +224,6 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
         config.model,
         image_shape=images.image_shape,
         seed=config.seed,
-        classes=_classes(config, images) if config.conditional else (),
         condition_shape=images.condition_shape,
     )
     config = dataclasses.replace(config, model=model)
@@ -244,7 +241,7 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     if chief:
         workdir.check_space(most * checkpoint_bytes(trainer))
     folder = workdir.path / "checkpoints"
-    checksums = fingerprints(images, config.conditional)
+    checksums = fingerprints(images)
     check_same_data(folder, model, checksums)
     check_same_on_workers(strategy, checksums)
     workdir.claim()
@@ -279,24 +276,6 @@ def layouts_of_steps(side: int, model: ModelConfig) -> tuple[PartLayout, ...]:
             f"are not cut. Received: crop={side}, maps of {maps}"
         )
     return part_layouts(dataclasses.replace(model, image_shape=(side or height, side or width, channels)))
-
-
-def _classes(config: RunConfig, images: data.ImageData) -> tuple[str, ...]:
-    """Returns the names of the classes; raises ConfigError unless every training image has one of several."""
-    if len(images.class_names) < 2:
-        raise ConfigError(
-            "conditional needs a data set with classes: digits, a TFDS data set with a label, or a folder. "
-            f"{why_no_classes(images.notes)} Received: dataset={config.data.dataset!r} with "
-            f"{len(images.class_names)} classes"
-        )
-    if unlabelled := int(np.sum(images.labels["train"] < 0)):
-        raise ConfigError(
-            f"conditional needs a label for each training image. Received: {unlabelled} images without one"
-        )
-    for name in images.class_names:
-        if not name.isprintable():  # bytes of a file's name that are no text, too
-            raise ConfigError(f"the names of classes must be text. Received: {name!r}")
-    return images.class_names
 
 
 def compiled_trainer(

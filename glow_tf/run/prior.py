@@ -90,8 +90,8 @@ def _with_prior(
 
 def _contradiction(config: RunConfig, images: data.ImageData, prior: ModelConfig) -> str:
     """Says what of a run speaks against a prior of these settings; empty if nothing does."""
-    if config.conditional or images.condition_shape:
-        return "it knows neither classes nor what is given with images"
+    if images.condition_shape:
+        return "it does not know what is given with images"
     if config.model.data_dtype != prior.data_dtype:
         return f"it is of {prior.data_dtype}, and the data are {config.model.data_dtype}"
     differing = []

@@ -155,7 +155,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         return self.get_metrics_result()
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
-        """Adds a batch, with weights [B] for an index and no labels, to an evaluation; returns its result."""
+        """Adds a batch, with weights [B] for an index, to an evaluation; returns its result."""
         batch = filled_up(named(batch, self.glow.config, trains=False))
         bits = self.forward_pass.bits_of_whole(batch, self.seed)
         self.logs.of_evaluation.update_state(bits, batch.get("weight"))
@@ -188,7 +188,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
           x: uint8 images [N, H, W, C], shuffled anew every epoch (another `fit` begins again with the order
             and the noise of its `initial_epoch`), or a source of batches of images, (images, noise) or, with
             a `PrefixCache`, (images, noise, index); see `datasets.as_dataset`.
-          y: of an array x, the labels [N] of a model with classes, or what a model is given, [N, …]; or both.
+          y: of an array x, what a model is given with each image, [N, …].
           batch_size: for an array; that of `compile` by default.
           epochs: the epoch to stop after; by default the last that has a phase.
           initial_step: steps of the first epoch that were made before, by a trainer whose state was restored.
@@ -218,7 +218,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
 
         Args:
           x: as in `fit`; a source may also have batches of (images, noise, weight).
-          y: of an array x, what a model is given with each image; labels, if there are any, are not used.
+          y: of an array x, what a model is given with each image.
           batch_size: for an array; 64 by default.
           **kwargs: of keras.Model.evaluate; with `return_dict=True`, names come in the order of the list.
         """
@@ -248,7 +248,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         return logs
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight=None, return_dict: bool = False) -> Any:
-        """Computes the bits per dimension of one batch, as in `train_on_batch` but for labels."""
+        """Computes the bits per dimension of one batch, as in `train_on_batch`."""
         check_compiled(self, "test_on_batch")
         batch = inputs.for_one_step(self.glow, x, y, {"sample_weight": sample_weight}, trains=False)
         with self.logs.evaluating():

@@ -22,7 +22,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "levels",
             "without_finest",
         ],
-        "evaluation": ["Evaluation", "evaluate", "label_bits", "labels_of"],
+        "evaluation": ["Evaluation", "evaluate"],
         "run_presets": ["save_run_to_preset"],
         "assembling": ["Assembled", "assemble"],
         "score.detector": ["NoveltyDetector"],

@@ -10,7 +10,7 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.layout.schedule import phases_of
 from glow_tf.model.glow import Glow
 from glow_tf.run.files import checkpoint_files
-from glow_tf.run.files.checksums import is_kept, read_data
+from glow_tf.run.files.checksums import read_data
 from glow_tf.run.files.flags_file import read_config
 from glow_tf.run.files.saved import load
 
@@ -92,7 +92,7 @@ def _check_same(first: _Run, run: _Run) -> None:
     pairs = [(name, value, getattr(run.model, name)) for name, value in vars(first.model).items()]
     found = read_data(run.path / "checkpoints")
     of_first = read_data(first.path / "checkpoints").items()
-    pairs += [(name, value, found.get(name)) for name, value in of_first if is_kept(name, found)]
+    pairs += [(name, value, found.get(name)) for name, value in of_first]
     for name, there, here in pairs:
         if here != there:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""How well a trained model codes images, where the bits are, and what it says of their classes."""
+"""How well a trained model codes images, and where the bits are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from glow_tf.data.progress import with_progress
 from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.model.conditions import check_given, in_arrays
 from glow_tf.model.glow import Glow
-from glow_tf.model.labels import require_classes
 from glow_tf.model.parts import Part
 from glow_tf.use.latents import batch_of, in_batches, seed_of
 from glow_tf.use.models import TrainedModel
@@ -209,31 +208,6 @@ def by_class(
     """Returns class → number of images, mean and standard error of values [N]; empty classes are left out."""
     found = {name: values[labels == k] for k, name in enumerate(class_names)}
     return {name: (len(own), *mean_and_error(own)) for name, own in found.items() if len(own)}
-
-
-def label_bits(
-    model: TrainedModel, images: np.ndarray, seed: int = 0, condition: Condition = None
-) -> np.ndarray:
-    """Returns the bits/dim of every image given each class, [N, classes], at one noise draw.
-
-    The class with the fewest bits is the likeliest, if all classes are equally frequent. Arguments are as in
-    `evaluate`, with at least one image. ConfigError if the model has no classes, or as there.
-    """
-    require_classes("label_bits", model.classes)
-    check_given(model, condition, len(images))
-    size, none = batch_of(images.shape[1:], BATCH), np.empty((0, len(model.classes)))
-    function = functools.partial(model.label_log_probs, seed=seed)
-    return bits_per_dim(-in_batches(function, images, "Labels", none, condition, size), model.image_shape)
-
-
-def labels_of(model: TrainedModel, names: Sequence[str]) -> np.ndarray:
-    """Returns the labels [N] of names, or numbers as text, which must be those of classes of the model."""
-    places = {str(place): place for place in range(len(model.classes))}
-    places |= {name: place for place, name in enumerate(model.classes)}
-    if unknown := [name for name in names if name not in places]:
-        classes = ", ".join(model.classes) or "none; it was trained without --conditional"
-        raise ConfigError(f"labels must be classes of the model: {classes}. Received: {unknown}")
-    return np.array([places[name] for name in names], np.int32)
 
 
 def _blocks(part: Part, layout: PartLayout) -> list[int]:

@@ -13,7 +13,6 @@ from glow_tf.data.progress import with_progress
 from glow_tf.model.compiled_model import check_finite
 from glow_tf.model.conditions import check_given, in_arrays, some_of
 from glow_tf.model.glow import Glow
-from glow_tf.model.labels import checked_labels
 from glow_tf.use.models import TrainedModel
 
 BATCH = 250  # images that a model takes at a time, of sides up to 32
@@ -107,11 +106,10 @@ def draw(
     num: int,
     temperature: float,
     seed: int,
-    labels: np.ndarray | None = None,
     condition: Condition = None,
 ) -> np.ndarray:
     """Returns the images of `draw_checked`, uint8 [num, H, W, C]; arguments and errors as there."""
-    return draw_checked(model, num, temperature, seed, labels, condition).images
+    return draw_checked(model, num, temperature, seed, condition).images
 
 
 def draw_checked(
@@ -119,7 +117,6 @@ def draw_checked(
     num: int,
     temperature: float,
     seed: int,
-    labels: np.ndarray | None = None,
     condition: Condition = None,
 ) -> Drawn:
     """Draws images, as many at a time as `batch_of` says, and counts those that had to be kept finite.
@@ -129,7 +126,6 @@ def draw_checked(
       num: number of images, from 1.
       temperature: standard deviation of the whitened latents; 0 is the mode.
       seed: of the latents; see `seed_of`.
-      labels: the class of each image, integers [num]; None draws them too, if the model has classes.
       condition: what each image is drawn given, an array [num, …] or a dictionary of them.
 
     Raises:
@@ -139,16 +135,13 @@ def draw_checked(
     check_memory(num * model.dimensions * np.dtype(model.data_dtype).itemsize, f"{num} images", "draw fewer")
     if num < 1:
         raise ConfigError(f"num must be a positive number of images. Received: num={num}")
-    labels, condition = map(in_arrays, (labels, condition))
-    if labels is not None:
-        checked_labels(labels, model.classes, num)
+    condition = in_arrays(condition)
     size = batch_of(model.image_shape)
     starts = range(0, num, size)
     images, limited = [], 0
     for k, start in enumerate(with_progress(starts, len(starts), f"Drawing, batches of {size}")):
-        of, given = (some_of(own, slice(start, start + size)) for own in (labels, condition))
-        count = min(size, num - start)
-        found = model.sample_checked(count, temperature, seed_of(seed, k), of, condition=given)
+        given, count = some_of(condition, slice(start, start + size)), min(size, num - start)
+        found = model.sample_checked(count, temperature, seed_of(seed, k), condition=given)
         images.append(np.asarray(found["images"]))
         limited += int(np.sum(found["limited"]))
     return Drawn(np.concatenate(images), limited)

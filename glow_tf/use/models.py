@@ -57,8 +57,6 @@ class ExportedModel(TrainedModel):
                 f"before lack some, so export the model again. Received: {str(folder)!r} with "
                 f"{sorted(self._loaded.signatures)}"
             ) from None
-        names = self._loaded.class_names().numpy() if hasattr(self._loaded, "class_names") else ()
-        self.classes = tuple(name.decode() for name in names)
         shapes = {name: tuple(spec.shape[1:]) for name, spec in given.items()}
         self._given_as = ModelConfig(self.image_shape, condition_shape=shapes.get("condition", shapes))
         self.condition_shapes = self._given_as.condition_shapes

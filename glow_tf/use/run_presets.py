@@ -52,7 +52,7 @@ def save_run_to_preset(
     summary = _summary_of_finished(workdir, config)
     images = load_data(dataclasses.replace(config.data, data_dir=data_dir or config.data.data_dir))
     glow = load_glow(workdir)
-    check_same_data(workdir / "checkpoints", glow.config, fingerprints(images, bool(glow.classes)))
+    check_same_data(workdir / "checkpoints", glow.config, fingerprints(images))
     about: dict[str, Any] = {
         "data": f"{config.data.dataset}, {len(images.train)} training images",
         "seed": config.seed,

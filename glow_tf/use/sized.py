@@ -61,10 +61,10 @@ def check_fits(
             "a SavedModel keeps the size of its images: export the model for that size, with --image_size. "
             f"Received: {name} of {shape} for {own}"
         )
-    if model.classes or model.condition_shapes:
+    if model.condition_shapes:
         raise ConfigError(
-            f"a model that knows classes, or is given something with each image, takes images of {own} "
-            f"alone: resize the others first. Received: {name} of {shape}"
+            f"a model that is given something with each image takes images of {own} alone: resize the others "
+            f"first. Received: {name} of {shape}"
         )
     config = model.config
     if gradient:

@@ -55,7 +55,7 @@ def main(values: flags.FlagValues) -> None:
     """Trains as the flags say."""
     config = run_flags.run_config(values)
     needed = [
-        (config, {"conditional": False, "init_from": ""}),
+        (config, {"init_from": ""}),
         (config.model, MODEL),
         (config.train, {"optimizer": "adamax", "rate_scaling": "none", "ema": 0}),
         (config.data, {"augment": "none"}),

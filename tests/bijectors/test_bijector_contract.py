@@ -13,7 +13,6 @@ from glow_tf.bijectors import (
     ActNorm,
     Bijector,
     Chain,
-    ClassPrior,
     Coupling,
     Dequantize,
     Equalize,
@@ -161,7 +160,6 @@ BIJECTORS = {
     "prior_of_own": lambda: ShapedPrior("tests>Negate", **F64),
     "student_t": lambda: StudentT(**F64),
     "logistic_mixture": lambda: LogisticMixture(**F64),
-    "prior_of_classes": lambda: ClassPrior(3, **F64),
     "flow_step_lu": lambda: make_flow_step(**F64),
     "flow_step_plain": lambda: make_flow_step(permutation="plain", scale="tanh", **F64),
     "flow_step_shuffle": lambda: make_flow_step(permutation="shuffle", kind="additive", **F64),
@@ -180,7 +178,6 @@ BIJECTORS = {
     "glow_one_part": make_glow(parts="1"),
     "glow_across_block": make_glow(parts="across_block:3", local_prior="learned"),
     "glow_by_block": make_glow(parts="by_block:2", top_prior="standard", split_prior="standard"),
-    "glow_with_classes": make_glow(parts="1", classes=("a", "b")),
     "glow_exp_plain": make_glow(scale="exp", permutation="plain", norm="bias"),
     "glow_additive_shuffle": make_glow(coupling="additive", permutation="shuffle"),
     "glow_tanh_reverse": make_glow(scale="tanh", permutation="reverse"),
@@ -202,7 +199,6 @@ SLOW = {
     "flow_step_shuffle",
     "flow_step_reverse",
     "stack_of_actnorm",
-    "glow_with_classes",
     "glow_exp_plain",
     "glow_one_part",
     "glow_by_block",
@@ -669,7 +665,7 @@ def test_recomputation_gives_the_same_gradients_given_a_condition(kind, x, rng):
 def test_a_bijector_that_reads_no_condition_ignores_it_to_the_bit(bijector, x, rng):
     if isinstance(bijector, Glow | Negate | LastChannelOut):
         pytest.skip("these are given none")
-    if bijector.condition_channels or isinstance(bijector, ClassPrior):
+    if bijector.condition_channels:
         pytest.skip("it reads one")
     condition, y = given("map", rng), bijector.forward(x)
     plain = bijector.forward_and_log_det(x), bijector.inverse_and_log_det(y)

@@ -79,7 +79,7 @@ def test_a_condition_that_is_missing_or_not_needed_is_named(run, kept, eager):
     assert "the model needs a condition with each image, of shape (10,): --condition=input" in missing
     assert "Received: condition=''" in missing
     missing = run("sample", "label.keras")
-    assert "of shape (10,): --condition=FILE.npy with an array [N, …], an image, or a folder" in missing
+    assert "of shape (10,): --condition=FILE.npy with an array [N, …], an image, a folder" in missing
     pairs = (f"--dataset=folder:{kept / 'pairs'}", "--condition=input")
     other = run("evaluate", "label.keras", *pairs)
     assert "must give the model shape (10,) with each image. Received: shape (4, 4, 1)" in other
@@ -103,6 +103,22 @@ def test_sample_draws_a_column_for_each_condition(run, kept, eager):
     assert "4 rows of 5 images" in run("sample", "exported", "--condition=one.npy", "--num=5")
     wrong = run("sample", "label.keras", "--condition=given.npy", "--num=4")
     assert "num must be the number of conditions, or be left out. Received: num=4, 3 conditions" in wrong
+
+
+def test_sample_draws_a_row_for_each_class(run, kept, eager):
+    said = run("sample", "label.keras", "--condition=label:3,8", "--num=5", "--temperatures=0.7,1")
+    assert "4 rows of 5 images" in said
+    rows, model = np.load("samples.npy"), open_model(kept / "label.keras")
+    for row, label in ((0, 3), (1, 8)):
+        given = np.repeat(np.eye(10, dtype=np.float32)[[label]], 5, axis=0)
+        np.testing.assert_array_equal(rows[row], model.sample(5, 0.7, 0, given))
+    assert "10 rows of 2 images" in run(
+        "sample", "exported", "--condition=label:all", "--num=2", "--temperatures=0"
+    )
+    for model, wrong in (("label.keras", "label:10"), ("label.keras", "label:"), ("input.keras", "label:1")):
+        most, said = 10 * (model == "label.keras"), run("sample", model, f"--condition={wrong}")
+        assert f"classes of the model, which has {most}, counted from 0, or all. Received: " in said
+        assert f"condition={wrong}" in said
 
 
 def test_sample_takes_images_and_arrays_by_name(run, kept, eager):

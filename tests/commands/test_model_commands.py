@@ -342,7 +342,6 @@ UNFIT = {
         ("edit", "--away=folder:grey", "--towards=folder:mixed"),
         "dataset has no meaning where both classes are folders of their own. Received: dataset='digits'",
     ),
-    "all labels and one": (("sample", "--labels=all,3"), "labels must be classes, or all alone. Received: "),
     "no class": (
         ("edit", "--away=3"),
         "towards must be a class of the images, or folder:PATH. Received: towards=''",

@@ -222,6 +222,19 @@ def test_digits_are_given_their_class():
     assert found.condition_shape == (10,)
 
 
+def test_images_of_class_folders_are_given_their_class(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        for k in range(20):
+            Image.new("L", (4, 4), k).save(tmp_path / name / f"{k}.png")
+    found = data.load(DataConfig(f"folder:{tmp_path}", condition="label"))
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(found.conditions[split], np.eye(3)[found.labels[split]])
+    (tmp_path / "d.png").write_bytes((tmp_path / "a" / "0.png").read_bytes())
+    with pytest.raises(ConfigError, match=r"condition=label needs classes.*in one of two or more subfolders"):
+        data.load(DataConfig(f"folder:{tmp_path}", condition="label"))
+
+
 def builder(**features):
     class Builder:
         info = types.SimpleNamespace(
@@ -291,7 +304,7 @@ def test_a_class_that_is_not_known_is_named(monkeypatch):
         {"dataset": "digits", "condition": "input"},
         {"dataset": "cifar10", "condition": "image"},
         {"dataset": "cifar10", "condition": "attributes:a.csv"},
-        {"dataset": "folder:a", "condition": "label"},
+        {"dataset": "folder:a", "condition": "kind"},
         {"dataset": "folder:a", "condition": "attributes:"},
     ],
 )

@@ -19,7 +19,7 @@ COUNTERS = ("iteration", "learning_rate")  # scalars, which stay with the proces
 
 
 HEADS = {"local_prior": "flow:4x1"}
-LABELS = np.arange(64) % 2  # they pass through the queues, too
+GIVEN = np.eye(2, dtype=np.float32)[np.arange(64) % 2]  # it passes through the queues, too
 
 
 def train(devices, schedule, images, dtype="float64", reversible=False, part_delay=0, **changes):
@@ -30,12 +30,13 @@ def train(devices, schedule, images, dtype="float64", reversible=False, part_del
 
 
 def trained(devices, schedule, images, dtype, reversible, part_delay, **changes):
-    config = small_config(flow_steps=1, parts="by_block:2", classes=("a", "b"), **HEADS, **changes)
+    config = small_config(flow_steps=1, parts="by_block:2", condition_shape=(2,), **HEADS, **changes)
     glow = Glow(config, devices, dtype=dtype, name="glow")
     trainer = PartsTrainer(glow, phases(schedule, 2, 1 + (schedule == "alternating"), 1), seed=5)
     options = {"reversible": reversible, "part_delay": part_delay, "run_eagerly": not part_delay}
     trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, **options)
-    history = trainer.fit(images[:32], LABELS[:32], batch_size=16, validation_data=images[:20], verbose=0)
+    held_out = images[:20], GIVEN[:20]
+    history = trainer.fit(images[:32], GIVEN[:32], batch_size=16, validation_data=held_out, verbose=0)
     return trainer, history.history
 
 
@@ -80,10 +81,10 @@ def test_parts_that_work_at_the_same_time_train_like_parts_that_wait(delay, plac
         delayed.stop_training = True
 
     after_one = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
-    delayed.fit(small_images, LABELS, batch_size=16, epochs=1, callbacks=[after_one], verbose=0)
+    delayed.fit(small_images, GIVEN, batch_size=16, epochs=1, callbacks=[after_one], verbose=0)
     assert [int(own.iterations) for own in delayed.optimizers] == [5, 5]  # of 4 steps before
     with pytest.raises(ConfigError, match=r"and part_delay=0.*Received: sync_every=1, part_delay=\d"):
-        delayed.train_on_batch(small_images[:16], LABELS[:16])
+        delayed.train_on_batch(small_images[:16], GIVEN[:16])
 
 
 def test_queues_forget_what_was_not_finite_in_an_epoch_that_was_given_up():
@@ -98,7 +99,7 @@ def test_queues_forget_what_was_not_finite_in_an_epoch_that_was_given_up():
 @pytest.mark.slow
 def test_a_delayed_part_takes_batches_of_another_size_in_another_fit(small_images):
     trainer, _ = train(two_devices(), "simultaneous", small_images, part_delay=1)
-    history = trainer.fit(small_images, LABELS, batch_size=8, epochs=2, verbose=0)
+    history = trainer.fit(small_images, GIVEN, batch_size=8, epochs=2, verbose=0)
     assert np.isfinite(history.history["bpd"]).all()
 
 
@@ -116,7 +117,7 @@ def test_a_delayed_part_lags_by_its_delay_and_always_alike(small_images):
 
     before = [int(o.iterations.value) for o in trainer.optimizers]
     assert before == [4, 4]
-    trainer.fit(small_images, LABELS, batch_size=16, epochs=1, callbacks=[Count()], verbose=0)
+    trainer.fit(small_images, GIVEN, batch_size=16, epochs=1, callbacks=[Count()], verbose=0)
     assert seen == [[5, 4], [6, 5], [7, 6], [8, 8]]  # the epoch is finished with the last batch
     assert [int(o.iterations.value) for o in trainer.optimizers] == [8, 8]
 

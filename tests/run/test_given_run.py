@@ -119,7 +119,6 @@ def test_a_run_with_a_prefix_cache_trains_as_one_without(tmp_path):
         "condition": "label",
         "schedule": "sequential",
         "part_epochs": 4,
-        "conditional": True,
         "export": False,
         "sample_every": 0,
     }

@@ -205,7 +205,7 @@ def test_a_command_takes_the_settings_of_the_model_that_it_starts_from(shorter, 
             found = config_of(arguments)
             own = {"image_shape": found.model.image_shape, "scale": "exp", "parts": "1"}
             assert found.model == dataclasses.replace(glow.config, seed=0, **own)
-            assert (found.data.image_size, found.conditional, found.init_from) == (8, False, str(start))
+            assert (found.data.image_size, found.init_from) == (8, str(start))
         assert "num_blocks" not in config_of(given).left_open
 
 

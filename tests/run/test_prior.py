@@ -168,7 +168,7 @@ def test_own_images_starts_from_the_prior_and_what_is_typed_wins(preset):
         (["--architecture=glow"], "architecture=levels (this run: glow)."),
         (["--parts=balanced:2"], "architecture=levels (this run: glow)."),
         (["--coupling=spline", "--flagfile=own_images"], "it has coupling=affine (this run: spline)."),
-        (["--conditional"], "it knows neither classes nor what is given with images."),
+        (["--condition=label"], "it does not know what is given with images."),
         (["--only_part=3"], "only_part needs architecture=levels, and must be a part from 1 to 2. "),
     ],
     ids=str,

@@ -455,15 +455,15 @@ def test_an_evaluation_keeps_no_batch_of_a_generator():
 @pytest.mark.parametrize("members", [2, 1])
 def test_what_follows_a_dictionary_is_what_it_lacks(members):
     config = small_glow().config
-    classes = dataclasses.replace(config, classes=("a", "b"))
-    y = np.arange(64) % 2
-    batch = named(({"images": IMAGES}, y)[:members], classes)
-    assert batch.keys() == {"images", "labels"} if members == 2 else {"images"}
-    assert named(((IMAGES, NOISE), y), classes).keys() == {"images", "noise", "labels"}
+    given = dataclasses.replace(config, condition_shape=(2,))
+    y = np.eye(2)[np.arange(64) % 2]
+    batch = named(({"images": IMAGES}, y)[:members], given)
+    assert batch.keys() == {"images", "condition"} if members == 2 else {"images"}
+    assert named(((IMAGES, NOISE), y), given).keys() == {"images", "noise", "condition"}
     with pytest.raises(ConfigError, match=r"may be followed by .* Received: \['images'\] and 1 more"):
         named(({"images": IMAGES}, y), config)
-    with pytest.raises(ConfigError, match=r"Received: \['images', 'labels'\] and 1 more"):
-        named(({"images": IMAGES, "labels": y}, y), classes)
+    with pytest.raises(ConfigError, match=r"Received: \['condition', 'images'\] and 1 more"):
+        named(({"images": IMAGES, "condition": y}, y), given)
 
 
 def test_an_array_of_bytes_is_not_copied(tmp_path):

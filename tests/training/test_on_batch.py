@@ -8,13 +8,11 @@ from small import rewound, small_glow
 
 from glow_tf import ConfigError, NonFiniteError, PartsTrainer, phases
 
-CLASSES = ("a", "b")
 
-
-def new_trainer(classes=()):
-    glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1", classes=classes)
+def new_trainer(given=()):
+    glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1", condition_shape=given)
     trainer = PartsTrainer(glow, phases("end_to_end", 1, 1), seed=7)
-    trainer.compile([keras.optimizers.SGD(1e-2)], max_skipped_steps=0, run_eagerly=bool(classes))
+    trainer.compile([keras.optimizers.SGD(1e-2)], max_skipped_steps=0, run_eagerly=bool(given))
     return trainer
 
 
@@ -28,7 +26,7 @@ def noise(small_images, rng):
 
 def fitted(*members):
     """The weights after one step of `fit` on one batch."""
-    trainer = make_trainer(CLASSES if members[-1].ndim == 1 else ())
+    trainer = make_trainer((2,) if members[-1].ndim == 2 else ())
     trainer.fit(tf.data.Dataset.from_tensors(members), verbose=0)
     return trainer.glow.get_weights()
 
@@ -50,13 +48,13 @@ def test_a_list_of_logs_begins_with_what_is_minimised(small_images, noise, eager
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_labels_end_the_batch_or_are_y(small_images, noise, apart):
-    labels = np.arange(len(small_images)) % 2
-    trainer = make_trainer(CLASSES)
-    trainer.train_on_batch(*(((small_images, noise), labels) if apart else ((small_images, noise, labels),)))
-    for a, b in zip(trainer.glow.get_weights(), fitted(small_images, noise, labels), strict=True):
+def test_what_is_given_ends_the_batch_or_is_y(small_images, noise, apart):
+    given = np.eye(2, dtype=np.float32)[np.arange(len(small_images)) % 2]
+    trainer = make_trainer((2,))
+    trainer.train_on_batch(*(((small_images, noise), given) if apart else ((small_images, noise, given),)))
+    for a, b in zip(trainer.glow.get_weights(), fitted(small_images, noise, given), strict=True):
         np.testing.assert_array_equal(a, b)
-    with pytest.raises(ConfigError, match=r"needs labels with the images: as y .*\{'images': 'uint8"):
+    with pytest.raises(ConfigError, match=r"needs a condition with the images: as y .*\{'images': 'uint8"):
         trainer.train_on_batch(small_images)
 
 

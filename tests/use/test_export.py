@@ -19,7 +19,6 @@ from glow_tf.use.models import ENDPOINTS
 
 pytestmark = pytest.mark.long
 
-CLASSES = ("ape", "bee", "cow", "dog")
 ALONE = """
 import sys
 import numpy as np, tensorflow as tf
@@ -94,32 +93,29 @@ def test_scores_and_samples_are_the_models(exported):
     assert out["named"].dtype == np.uint8
 
 
-def test_the_classes_and_their_endpoints_are_the_models(tmp_path):
+def test_given_a_class_the_endpoints_are_the_models(tmp_path):
     size = {"image_shape": (8, 8, 3), "n_bits": 6, "num_blocks": 1, "flow_steps": 1, "parts": "1"}
-    glow = small_glow(classes=CLASSES, **size)
-    of_labels = ("encode_label", "decode_label", "sample_label", "sample_label_checked", "label_log_probs")
-    with only_endpoints(*ENDPOINTS, *of_labels, "class_names"):
+    glow = small_glow(condition_shape=(4,), **size)
+    with only_endpoints(*ENDPOINTS):
         export(glow, tmp_path / "export")
-    few, labels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8), [3, 1, 0, 1]
+    few = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+    given = np.eye(4, dtype=np.float32)[[3, 1, 0, 1]]
     opened = open_model(tmp_path / "export")
-    assert opened.classes == CLASSES
+    assert opened.condition_shapes == {"": (4,)}
     with pytest.raises(AttributeError, match=r"endpoints alone; open the workdir.* Received: 'parts'"):
         levels(opened)
     with eagerly():
-        drawn, eps = glow.sample(None, 0.7, 2, labels), glow.encode(few, labels)
-        np.testing.assert_array_equal(opened.sample(5, 0.7, 2), glow.sample(5, 0.7, 2))
-        np.testing.assert_allclose(opened.label_log_probs(few, 3), glow.label_log_probs(few, 3), rtol=1e-5)
-        np.testing.assert_allclose(opened.score(few)["log_prob"], glow.score(few)["log_prob"], rtol=1e-5)
-    np.testing.assert_array_equal(opened.sample(None, 0.7, 2, labels), drawn)
-    np.testing.assert_allclose(opened.encode(few, labels), eps, atol=1e-5)
-    np.testing.assert_array_equal(opened.decode(eps, labels), few // 4 * 4)
-    loaded, labels = opened._loaded, np.array(labels, np.int32)
-    np.testing.assert_array_equal(loaded.sample_label(labels, 0.7, 2), drawn)
-    assert loaded.sample_label_checked(labels, 0.7, 2)["limited"].numpy().tolist() == [False] * 4
-    for refused in (
-        lambda: loaded.encode_label(few[:3], labels[:1]),
-        lambda: loaded.decode_label(eps[:1], labels[:3]),
-    ):
+        drawn, eps = glow.sample(None, 0.7, 2, given), glow.encode(few, given)
+        scores = glow.log_prob(few, 3, given), glow.score(few, given)["log_prob"]
+    np.testing.assert_array_equal(opened.sample(None, 0.7, 2, given), drawn)
+    np.testing.assert_allclose(opened.log_prob(few, 3, given), scores[0], rtol=1e-5)
+    np.testing.assert_allclose(opened.score(few, given)["log_prob"], scores[1], rtol=1e-5)
+    np.testing.assert_allclose(opened.encode(few, given), eps, atol=1e-5)
+    np.testing.assert_array_equal(opened.decode(eps, given), few // 4 * 4)
+    loaded, given = opened._loaded, tf.constant(given)
+    np.testing.assert_array_equal(loaded.sample(4, 0.7, 2, given), drawn)
+    assert loaded.sample_checked(4, 0.7, 2, given)["limited"].numpy().tolist() == [False] * 4
+    for refused in (lambda: loaded.encode(few[:3], given[:1]), lambda: loaded.decode(eps[:1], given[:3])):
         with pytest.raises(tf.errors.InvalidArgumentError):
             refused()
 

@@ -22,16 +22,14 @@ from glow_tf.run.files import checkpoint_files
 from glow_tf.run.files.checkpoint_files import DATA
 
 MODEL = "model.json"
-LABELS = " labels"
 
 
-def fingerprints(images: ImageData, conditional: bool = False) -> dict[str, str]:
+def fingerprints(images: ImageData) -> dict[str, str]:
     """Returns split → how many images it has, and a checksum of their bytes, in their order.
 
-    What is given with the images has its own, and so have their labels if the model is `conditional`.
+    What is given with the images has its own.
     """
-    found = {name: fingerprint(own) for name, own in images.arrays.items()}
-    return found | {f"{n}{LABELS}": fingerprint(own) for n, own in images.labels.items() if conditional}
+    return {name: fingerprint(own) for name, own in images.arrays.items()}
 
 
 def check_same_data(folder: pathlib.Path, model: ModelConfig, data: Mapping[str, str]) -> None:
@@ -61,11 +59,6 @@ def check_same_on_workers(strategy: tf.distribute.Strategy, data: Mapping[str, s
     pairs = zip(data.items(), own, of_first.numpy().tolist(), strict=True)
     if other := [f"{name}={text}" for (name, text), here, there in pairs if here != there]:
         raise ConfigError(f"all workers must have the first one's data. Received: other {', '.join(other)}")
-
-
-def is_kept(name: str, then: Mapping[str, str]) -> bool:
-    """Returns whether a run kept the fingerprint of this name: earlier releases did not keep the labels'."""
-    return name in then or not name.endswith(LABELS)
 
 
 def write_data(folder: pathlib.Path, data: Mapping[str, str]) -> None:
@@ -104,9 +97,9 @@ def _differences(
     found = {}
     with contextlib.suppress(ConfigError, OSError):  # it is missing or damaged, and written anew
         before = presets.read_model_file(folder / MODEL)
-        of_data = ("image_shape", "classes", "condition_shape")
+        of_data = ("image_shape", "condition_shape")
         found |= {name: (getattr(before, name), getattr(model, name)) for name in of_data}
     with contextlib.suppress(OSError, ValueError, AttributeError):
         then = read_json(folder / DATA)
-        found |= {name: (then.get(name), now) for name, now in data.items() if is_kept(name, then)}
+        found |= {name: (then.get(name), now) for name, now in data.items()}
     return {name: pair for name, pair in found.items() if pair[0] != pair[1]}

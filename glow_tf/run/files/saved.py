@@ -22,7 +22,7 @@ from glow_tf.run.files.workdir import BEST_EPOCH, read_summary
 from glow_tf.training.trainer import PartsTrainer
 
 OF_TRAINER = ("optimizer", "layers/")  # so begin a trainer's arrays of optimizers and objectives
-SAYS = {"classes": "--conditional, ", "condition_shape": "--condition, "}  # which flag a setting follows
+SAYS = {"condition_shape": "--condition, "}  # which flag a setting follows
 
 
 def load(
@@ -186,7 +186,7 @@ def resized(glow: Glow, image_shape: tuple[int, int, int]) -> Glow:
 def load_start(path: str, model: ModelConfig) -> Glow:
     """Loads the model that a run starts from (`init_from`): of a workdir, a `.keras` file or a preset.
 
-    ConfigError if there is none, or it has other settings than the run's own model. Image shape, classes and
+    ConfigError if there is none, or it has other settings than the run's own model. Image shape and
     condition, which come from the data, are compared later, by `start_from`.
     """
     try:
@@ -195,7 +195,7 @@ def load_start(path: str, model: ModelConfig) -> Glow:
         raise ConfigError(
             f"init_from must be the workdir of a run, a .keras file or a preset. {error}; init_from={path!r}"
         ) from None
-    of_data = ("image_shape", "classes", "condition_shape", *settings_of_size(start.config))
+    of_data = ("image_shape", "condition_shape", *settings_of_size(start.config))
     from_data = {name: getattr(start.config, name) for name in of_data}
     _check_same_flow(path, start.config, dataclasses.replace(model, **from_data))
     return start

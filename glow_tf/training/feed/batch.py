@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.pieces import filled_if_empty
@@ -28,67 +27,50 @@ MOST_INITIALIZATION_EXAMPLES = 256
 #   noise: of the dequantisation, in [0, 1), [B, H, W, C];
 #   index: places of the examples in the training data, [B];
 #   weight: 0 or 1 for each example, [B];
-#   labels: the class of each image, integers [B];
 #   condition: what the model is given with each, [B, …], or a dictionary of such tensors.
 Batch = dict[str, Any]
-
-
-def last_members(config: ModelConfig, *, trains: bool) -> tuple[str, ...]:
-    """Returns what the batches of a model end with, in order: `labels`, if they train it, and `condition`."""
-    labels = ("labels",) if config.classes and trains else ()
-    return (*labels, *(("condition",) if config.condition_shape else ()))
 
 
 def named(batch: Any, config: ModelConfig, *, trains: bool = True) -> Batch:
     """Returns a batch by name: a dictionary as it is, images, or a tuple as users of Keras write it.
 
     A tuple is images, then noise, if there is any, then an index, or in evaluations the weights, if there are
-    any; then `last_members`. Keras hands what is one argument on in a tuple, and y behind it. Evaluations of
-    a model with classes use no labels: here they are left out.
+    any; then the condition, of a model that is given something. Keras hands what is one argument on in a
+    tuple, and y behind it.
     """
     if isinstance(batch, dict):
-        unused = {"labels"} if config.classes and not trains else ()
-        return {name: own for name, own in batch.items() if name not in unused}
+        return dict(batch)
     members = [own for own in batch if own is not None] if isinstance(batch, (tuple, list)) else [batch]
     first, *ends = members
     if isinstance(first, tuple):
         return named((*first, *ends), config, trains=trains)
+    last = ("condition",) if config.condition_shape else ()
     if isinstance(first, dict):
-        lacking = [name for name in last_members(config, trains=True) if name not in first]
+        lacking = [name for name in last if name not in first]
         if len(ends) > len(lacking):
             raise ConfigError(
-                "a dictionary may be followed by labels and condition, where the model has them and the "
-                f"dictionary does not. Received: {sorted(first)} and {len(ends)} more"
+                "a dictionary may be followed by the condition, where the model has one and the dictionary "
+                f"does not. Received: {sorted(first)} and {len(ends)} more"
             )
-        return named(first | dict(zip(lacking, ends, strict=False)), config, trains=trains)
-    last = last_members(config, trains=trains)
+        return first | dict(zip(lacking, ends, strict=False))
     before = len(members) - len(last)
-    if config.classes and not trains and before > 1 and _are_labels(members[before - 1]):
-        before -= 1
-        del members[before]
     unknown = (f"member {k + 1}" for k in range(3, before))
     first = ("images", "noise", "index" if trains else "weight", *unknown)
     return dict(zip((*first[:before], *last) if before > 0 else first, members, strict=False))
 
 
-def _are_labels(own: Any) -> bool:
-    own = own if hasattr(own, "dtype") else np.asarray(own)
-    return tf.as_dtype(own.dtype).is_integer and tf.TensorShape(own.shape).rank == 1
-
-
 def entering(glow: Glow, batch: Batch, seed: int = 0, cache: Any = None) -> Passage:
     """Returns a batch as it enters the first part, or the one whose frozen prefix is in the `PrefixCache`.
 
-    The seed is of the dequantisation, where the batch has no noise. Here labels become int32, and what the
-    model is given is checked: ConfigError if it does not fit.
+    The seed is of the dequantisation, where the batch has no noise. Here what the model is given is checked:
+    ConfigError if it does not fit.
     """
     with glow.on_device_of(0):
         if cache:
             passage = cache.passage(batch["index"])
         else:
             passage = glow.enter(batch["images"], batch.get("noise"), seed)
-    labels = tf.cast(batch["labels"], tf.int32) if "labels" in batch else None
-    return passage._replace(labels=labels, condition=glow.checked_condition(batch.get("condition")))
+    return passage._replace(condition=glow.checked_condition(batch.get("condition")))
 
 
 def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> tf.Tensor:

@@ -16,12 +16,11 @@ from glow_tf.data.batches import untuned
 from glow_tf.model.conditions import check_given, check_specs_of_condition
 from glow_tf.model.density_model import has_type, remedy_of_type
 from glow_tf.model.glow import Glow
-from glow_tf.model.labels import checked_labels
-from glow_tf.training.feed.batch import Batch, Dataset, last_members, named
+from glow_tf.training.feed.batch import Batch, Dataset, named
 
 EXPECTED = (
     "expected images uint8, or (images, noise) with noise in [0, 1); labels are not used: "
-    ".map(lambda x, y: x) drops them, and ModelConfig(classes=…) makes a model that learns them"
+    ".map(lambda x, y: x) drops them, and a model with a condition_shape is given them, one-hot"
 )
 
 
@@ -42,7 +41,7 @@ def as_dataset(glow: Glow, x: Any, *, trains: bool) -> Dataset:
         x = _from_python(x)
     if x.cardinality() == 0:
         raise ConfigError("data must hold at least one batch. Received: an empty dataset")
-    use = (trains, glow.image_shape, glow.config.classes, glow.config.condition_shape)
+    use = (trains, glow.image_shape, glow.config.condition_shape)
     if use in _checked.get(x, ()):
         return x
     in_names = functools.partial(named, config=glow.config, trains=trains)
@@ -153,13 +152,12 @@ def _in_arrays(batch: Any) -> Any:
 
 def check_specs(glow: Glow, batch: Batch, trains: bool) -> None:
     """Raises ConfigError unless the specs of a batch are of one that `fit` or `evaluate` takes."""
-    last = last_members(glow.config, trains=trains)
+    last = {"condition"} if glow.config.condition_shape else set()
     first = ("noise", "index" if trains else "weight")
-    if "images" not in batch or batch.keys() - {*first, "images"} != set(last):
-        ends = ", ".join(last)
+    if "images" not in batch or batch.keys() - {*first, "images"} != last:
         needed = (
-            f"the model needs {ends} with the images: as y of an array, or at the end: (images, {ends}); a "
-            f"batch may also have {' and '.join(first)}, and nothing else"
+            "the model needs a condition with the images: as y of an array, or at the end: (images, "
+            f"condition); a batch may also have {' and '.join(first)}, and nothing else"
         )
         found = tf.nest.map_structure(lambda own: f"{own.dtype.name} {own.shape}", batch)
         raise ConfigError(f"{needed if last else EXPECTED}. Received: {found}")
@@ -181,7 +179,7 @@ def check_specs(glow: Glow, batch: Batch, trains: bool) -> None:
         raise ConfigError(
             f"{EXPECTED}. Received: noise (the second member) of {noise.dtype.name}, shape {noise.shape}"
         )
-    for name in sorted(batch.keys() & {"index", "weight", "labels"}):
+    for name in sorted(batch.keys() & {"index", "weight"}):
         own = batch[name]
         right = own.dtype.is_floating if name == "weight" else own.dtype.is_integer
         if not right or not own.shape.is_compatible_with(images.shape[:1]):
@@ -198,8 +196,6 @@ def check_values(glow: Glow, batch: Batch) -> None:
     if glow.config.is_real:
         glow.checked(batch["images"])
     check_given(glow, batch.get("condition"), count)
-    if "labels" in batch:
-        checked_labels(batch["labels"], glow.classes, count)
     if "noise" in batch:
         low, high = (float(found(batch["noise"])) for found in (tf.reduce_min, tf.reduce_max))
         if not low == high == 0 and glow.config.is_real:

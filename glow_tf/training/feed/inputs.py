@@ -21,7 +21,7 @@ from glow_tf.data.batches import (
 )
 from glow_tf.model.conditions import in_arrays, some_of
 from glow_tf.model.glow import Glow
-from glow_tf.training.feed.batch import Batch, Dataset, last_members, named
+from glow_tf.training.feed.batch import Batch, Dataset, named
 from glow_tf.training.feed.datasets import (
     EXPECTED,
     as_dataset,
@@ -163,13 +163,13 @@ def _arrays(glow: Glow, x: Any, y: Any, *, trains: bool, one_step: bool = False)
     A source has no y. ConfigError if y is missing or out of place, something does not fit the model, or the
     images come with what only batches have, unless they are those of one step.
     """
-    last = last_members(glow.config, trains=True)
-    if y is not None and not (last and is_array(x)):
+    has_condition = bool(glow.config.condition_shape)
+    if y is not None and not (has_condition and is_array(x)):
         goes_with = "y goes with an array; a dataset's batches end with it"
-        raise ConfigError(f"{goes_with if last else f'y is not used: {EXPECTED}'}. Received: y")
+        raise ConfigError(f"{goes_with if has_condition else f'y is not used: {EXPECTED}'}. Received: y")
     if not is_array(x):
         return {}
-    ends = y if isinstance(y, tuple) and len(last) > 1 else () if y is None else (y,)
+    ends = () if y is None else (y,)
     batch = named((*x, *ends) if isinstance(x, tuple) else (x, *ends), glow.config, trains=trains)
     others = {name: in_arrays(own) for name, own in batch.items() if name != "images"}
     whole = tf.nest.map_structure(np.asarray, others)
@@ -180,7 +180,7 @@ def _arrays(glow: Glow, x: Any, y: Any, *, trains: bool, one_step: bool = False)
         whole["images"] = images if stays else glow.checked(images).numpy()
     check_specs(glow, tf.nest.map_structure(_spec, whole), trains)
     check_values(glow, whole)
-    if not one_step and (drawn := sorted(whole.keys() - {"images", *last})):
+    if not one_step and (drawn := sorted(whole.keys() - {"images", "condition"})):
         raise ConfigError(f"an array has noise that is drawn; a dataset may have its own. Received: {drawn}")
     return whole
 
@@ -209,9 +209,7 @@ def _split(x: Any, whole: Batch, fraction: float) -> tuple[Batch, Batch]:
             "validation_split must leave images to train on and to validate on. "
             f"Received: validation_split={fraction}, {count} images"
         )
-    held_out = some_of(whole, slice(cut, None))
-    held_out.pop("labels", None)  # which evaluations do not use
-    return some_of(whole, slice(cut)), held_out
+    return some_of(whole, slice(cut)), some_of(whole, slice(cut, None))
 
 
 def _check_length(dataset: Dataset, arguments: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ class ForwardPass:
         The seed is of the dequantisation, where the batch has no noise.
         """
         v = self.glow.dequantized(batch["images"], batch.get("noise"), seed)
-        nll = -in_streams(self.glow.dequantized_log_prob, v, None, batch.get("condition"))
+        nll = -in_streams(self.glow.dequantized_log_prob, v, batch.get("condition"))
         return bits_per_dim(nll, v.shape[1:])
 
     def image_shape_of(self, passage: Passage, start: int) -> tuple[int, int, int]:

@@ -42,7 +42,7 @@ class LocalObjective(keras.layers.Layer):
 class PriorObjective(LocalObjective):
     """The part's truncated negative log-likelihood: its output is scored by its prior (Glow parts, Eq. 3).
 
-    The prior is a Gaussian, a learned one, one for each class, or a flow head; its weights are the part's.
+    The prior is a Gaussian, a learned one, or a flow head; its weights are the part's.
     """
 
     def losses(self, view: PartView) -> tf.Tensor:

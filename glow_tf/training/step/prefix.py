@@ -81,7 +81,7 @@ class PrefixCache:
     def passage(self, index: tf.Tensor) -> Passage:
         """Returns the examples at these places of the training data, [B], as they enter the trained part.
 
-        Labels and condition are not among what it holds.
+        The condition is not among what it holds.
         """
         with tf.device("CPU:0"):
             return self._kept.map(lambda kept: kept.sparse_read(index))

@@ -40,7 +40,7 @@ class DelayQueues:
         self._on_device_of = glow.on_device_of
         for k in range(1, self._num_parts):
             shape = glow.parts[k - 1].output_event_shape
-            specs = Passage.specs(shape, k, glow.compute_dtype, bool(glow.classes), condition)
+            specs = Passage.specs(shape, k, glow.compute_dtype, condition)
             with glow.on_device_of(k):
                 self._places[k] = [specs.map(functools.partial(_zeros, size)) for _ in range(delay)]
 

@@ -35,14 +35,6 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
       sample_each(seeds int32[B], temperatures float32[B]) → images uint8 [B, H, W, C], and
       log_prob_each(images uint8 [B, H, W, C], seeds int32[B]) → nats float32 [B]: as `sample` and `log_prob`
         of one image, so that a server may join requests to a batch
-    Of a model with classes, `sample` draws each equally often, and the scores are of their mixture. It has:
-      sample_label(labels int32[B], temperature float32[], seed int32[]) → images uint8 [B, H, W, C]
-      sample_label_checked(labels int32[B], temperature float32[], seed int32[]) → {images, limited}
-      encode_label(images uint8 [B, H, W, C], labels int32[B]) → eps float32 [B, D], the top latent whitened
-        by the prior of the label
-      decode_label(eps float32 [B, D], labels int32[B]) → images uint8 [B, H, W, C]
-      label_log_probs(images uint8 [B, H, W, C], seed int32[]) → nats float32 [B, classes]
-      class_names() → string [classes]
     What a model is given comes last, `condition` [B, …] or each by its name, as eps; bytes x as x/256 − ½.
 
     Args:

@@ -156,7 +156,7 @@ def _height_and_gradient(
     """Returns log p − misfit of v [B, H, W, C], [B] nats, and its gradient."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(v)
-        value = in_streams(glow.dequantized_log_prob, v, None, condition)
+        value = in_streams(glow.dequantized_log_prob, v, condition)
         value = value if misfit is None else value - misfit(v, y)
     return value, tape.gradient(value, v)
 

@@ -89,7 +89,7 @@ def _previews(glow: Glow, eps: np.ndarray, condition: Condition) -> Iterator[np.
 
     def image(level: int, eps: np.ndarray, condition: Condition) -> tf.Tensor:
         with full_precision():
-            v = glow.inverse(eps, ActivationLimit(), None, glow.checked_condition(condition), level)
+            v = glow.inverse(eps, ActivationLimit(), glow.checked_condition(condition), level)
             return glow.dequantize.to_output(v)
 
     for level in reversed(range(1, glow.config.num_blocks + 1)):

@@ -51,11 +51,6 @@ class Models:
                     f"be tuned. Received: prior={prior!r}"
                 )
             require_pictures("NoveltyDetector", glow)
-            if glow.classes:
-                raise ConfigError(
-                    "prior must be a model without classes: the detector's images have no labels. "
-                    f"Received: a model with {len(glow.classes)} classes"
-                )
             self.prior = fitted(glow, images.shape[1:3])
             if self.prior is prior:  # which may be trained on
                 self.prior = prior.recut()

@@ -20,8 +20,8 @@ def given_of(glow: Glow, condition: Any) -> Condition:
     return glow.checked_condition(of_names({k: tf.convert_to_tensor(own)[None] for k, own in found.items()}))
 
 
-def given_to(label: int | None, condition: Condition, method: Callable) -> Callable:
-    """Returns a method of a layer as a function of a batch alone; all have the label and the condition."""
+def given_to(condition: Condition, method: Callable) -> Callable:
+    """Returns a method of a layer as a function of a batch alone; all have the condition."""
 
     def run(x: tf.Tensor) -> Any:
         size = tf.shape(x)[:1]
@@ -29,10 +29,8 @@ def given_to(label: int | None, condition: Condition, method: Callable) -> Calla
         def of_each(own: tf.Tensor) -> tf.Tensor:
             return tf.broadcast_to(own, tf.concat([size, own.shape[1:]], axis=0))
 
-        arguments: dict[str, Any] = {} if label is None else {"labels": tf.fill(size, label)}
-        if condition is not None:
-            arguments["condition"] = tf.nest.map_structure(of_each, condition)
-        return method(x, **arguments)
+        given = {} if condition is None else {"condition": tf.nest.map_structure(of_each, condition)}
+        return method(x, **given)
 
     return run
 

@@ -25,9 +25,7 @@ if TYPE_CHECKING:  # type checkers do not find what `tfp` imports on first use
 tfb, tfd = tfp.bijectors, tfp.distributions
 
 
-def as_tfp_bijector(
-    bijector: Bijector | Part | Glow, label: int | None = None, condition: Any = None
-) -> TfpBijector:
+def as_tfp_bijector(bijector: Bijector | Part | Glow, condition: Any = None) -> TfpBijector:
     """Returns a `tfb.Bijector` that runs a built bijector, a part of a Glow, or a whole Glow.
 
     The directions keep their names: `forward` maps data to latents. A `tfd.TransformedDistribution` maps its
@@ -45,14 +43,12 @@ def as_tfp_bijector(
 
     Args:
       bijector: built.
-      label: of a Glow with classes, the class whose prior whitens the top latent; None takes the mixture's
-        mean and deviation (see `ClassPrior`).
       condition: of a Glow that is given something: one condition, without a batch axis, for all values. A
         model that knows its conditions by name takes a dictionary.
 
     Raises:
       TypeError: the argument is none of the three.
-      ValueError: the bijector is not built, has no such class, or is given something else; a method of the
+      ValueError: the bijector is not built, or is given something else; a method of the
         result got values of another shape or dtype.
     """
     if not isinstance(bijector, Bijector | Part | Glow):
@@ -64,15 +60,14 @@ def as_tfp_bijector(
         raise ValueError(
             "as_tfp_bijector needs a built bijector: call build(input_shape) first. Received: built=False"
         )
-    _check_label(bijector, label)
     if isinstance(bijector, Glow):
-        return _View(bijector, label, tfp_batches.given_of(bijector, condition))
+        return _View(bijector, tfp_batches.given_of(bijector, condition))
     if condition is not None:
         raise ValueError(f"a condition needs a Glow. Received: a {type(bijector).__name__} with a condition")
     return _View(_WholePart(bijector) if isinstance(bijector, Part) else bijector)
 
 
-def as_distribution(glow: Glow, label: int | None = None, condition: Any = None) -> Distribution:
+def as_distribution(glow: Glow, condition: Any = None) -> Distribution:
     """Returns the Glow's density of *dequantised* images as a `tfd.Distribution`.
 
     The event shape is [H, W, C], the batch shape is []. A value is the level of a byte (byte // 2^(8−n_bits))
@@ -87,34 +82,16 @@ def as_distribution(glow: Glow, label: int | None = None, condition: Any = None)
 
     Args:
       glow: the model.
-      label: a model with classes needs one; the density is that of the images of this class. TFP's
-        `tfd.Mixture` of the classes' densities is that of all images.
       condition: what the model is given, as in `as_tfp_bijector`.
 
     Raises:
       TypeError: the argument is not a `Glow`.
-      ValueError: label is no class of the model, or is missing; the model needs another condition; a method
-        of the result got values of another shape or dtype, such as bytes.
+      ValueError: the model needs another condition; a method of the result got values of another shape or
+        dtype, such as bytes.
     """
     if not isinstance(glow, Glow):
         raise TypeError(f"as_distribution needs a Glow. Received: an object of class {type(glow).__name__}")
-    if glow.config.classes and label is None:
-        raise ValueError(
-            f"as_distribution needs a label, one of the model's {len(glow.config.classes)} classes. "
-            "Received: label=None"
-        )
-    _check_label(glow, label)
-    return _Density(glow, label, tfp_batches.given_of(glow, condition))
-
-
-def _check_label(bijector: Bijector | Part | Glow, label: int | None) -> None:
-    if label is None:
-        return
-    if not isinstance(bijector, Glow):
-        raise ValueError(
-            f"a label needs a Glow with classes. Received: {label=}, a {type(bijector).__name__}"
-        )
-    bijector.checked_labels([label])
+    return _Density(glow, tfp_batches.given_of(glow, condition))
 
 
 class _WholePart:
@@ -150,12 +127,9 @@ class _WholePart:
 class _View(tfb.Bijector):
     """A layer with one batch dimension, seen as a TFP bijector with any number of batch dimensions."""
 
-    def __init__(
-        self, bijector: Bijector | _WholePart | Glow, label: int | None = None, condition: Condition = None
-    ):
+    def __init__(self, bijector: Bijector | _WholePart | Glow, condition: Condition = None):
         parameters = dict(locals())
         self.model = bijector
-        self._label = label
         self.condition = condition
         # `trainable_variables` of everything that is composed of the view finds the variables in this list.
         self._variables_of_layer = [variable.value for variable in bijector.variables]
@@ -209,7 +183,7 @@ class _View(tfb.Bijector):
         return self._run(self.model.inverse_and_log_det, y, self._output_event)[1]
 
     def _run(self, method: Callable, values: tf.Tensor, event: tf.TensorShape) -> list[tf.Tensor | None]:
-        return tfp_batches.batched(tfp_batches.given_to(self._label, self.condition, method), values, event)
+        return tfp_batches.batched(tfp_batches.given_to(self.condition, method), values, event)
 
     def _forward_event_shape(self, input_shape):
         return self._event_shape(input_shape, self._input_event, self._output_event)
@@ -239,14 +213,13 @@ class _View(tfb.Bijector):
 class _Density(tfd.Distribution):
     """A Glow as a distribution of dequantised values."""
 
-    def __init__(self, glow: Glow, label: int | None = None, condition: Condition = None, name: str = "Glow"):
+    def __init__(self, glow: Glow, condition: Condition = None, name: str = "Glow"):
         parameters = dict(locals())
         self.model = glow
-        self._label = label
         self._warned = False
         dtype = tf.as_dtype(glow.compute_dtype)
         self.condition = condition
-        self._bijector = tfb.Invert(_View(glow, label, condition))
+        self._bijector = tfb.Invert(_View(glow, condition))
         zero, one = np.array([0, 1], dtype.as_numpy_dtype)
         self._distribution = tfd.Sample(tfd.Normal(zero, one), glow.dimensions)
         super().__init__(
@@ -294,7 +267,7 @@ class _Density(tfd.Distribution):
         return values
 
     def _log_prob(self, value):
-        log_prob = tfp_batches.given_to(self._label, self.condition, self.model.dequantized_log_prob)
+        log_prob = tfp_batches.given_to(self.condition, self.model.dequantized_log_prob)
         return tfp_batches.batched(lambda own: (log_prob(own),), value, self.event_shape)[0]
 
     def _sample_n(self, n, seed=None):
