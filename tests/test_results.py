@@ -504,3 +504,61 @@ def test_what_an_autoregressive_model_needs():
     halves = [T_THREE * statistics.stdev(own) / 3**0.5 for own in found.values()]
     assert "± {:.3f}, {:.3f}, {:.3f}".format(*halves) in page
     assert f"{means[-1]} after four" in " ".join((ROOT / "README.md").read_text().split())
+
+
+def test_how_far_enlarging_is_ahead_of_bicubic():
+    page = " ".join((RESULTS / "uses.md").read_text().split())
+    sets = [
+        {row["method"]: row for row in rows_of(RESULTS / f"upscaling_{name}.csv")}
+        for name in ("photographs", "levels")
+    ]
+    titles = {"repeated pixels": "repeated pixels", "upscale": "the model, at temperature 0"}
+    titles |= {name: name for name in ("bicubic", "bicubic, means corrected")}
+    for method, title in titles.items():
+        cells = [f"{float(found[method]['psnr_db']):.2f}" for found in sets]
+        assert f"| {title} | {' | '.join(cells)} |" in page
+    ahead = [
+        [f"{float(own[name]['upscale_ahead_by_db']):.1f}" for own in sets]
+        for name in ("bicubic", "bicubic, means corrected")
+    ]
+    errors = [f"{float(own['bicubic']['standard_error_db']):.1f}" for own in sets]
+    said = f"{ahead[0][0]} ± {errors[0]} dB ahead of bicubic interpolation on photographs of 1280×960, "
+    assert f"{said}{ahead[0][1]} ± {errors[1]} on CIFAR-10" in page
+    assert f"they must have, {ahead[1][0]} and {ahead[1][1]}.**" in page
+
+
+def test_what_bfloat16_costs():
+    outcomes = comparison.outcomes(read_study(CONFIGS / "studies" / "precision.cfg"), read("precision"))
+    (behind,) = [outcome.behind for outcome in outcomes if outcome.behind]
+    ends = [f"{sign * behind.half_width - behind.mean:.4f}".replace("-", "−") for sign in (-1, 1)]
+    page = (ROOT / "docs" / "performance.md").read_text()
+    assert f"{-behind.mean:.4f} [{ends[0]}, {ends[1]}] ahead" in page
+
+
+def test_the_small_configurations():
+    page, seconds, last = (RESULTS / "time.md").read_text(), {}, {}
+    for row in rows_of(RESULTS / "small_configs.csv"):
+        seconds[row["config"]] = seconds.get(row["config"], 0.0) + float(row["seconds"])
+        last[row["config"]] = f"{float(row['test_bpd']):.3f} ± {float(row['test_bpd_se']):.3f}"
+    assert len(last) == 6
+    for name, bits in last.items():
+        assert re.search(rf"\| `{name}\.cfg`.* \| {bits} \| {seconds[name]:.0f} \|", page), name
+
+
+def test_how_far_equalized_levels_are_ahead():
+    last = last_epochs(RESULTS / "levels_flat.csv")
+    gaps = [last["shallower"][seed] - own for seed, own in last["levels"].items()]
+    assert len(gaps) == 5
+    said = f"by {statistics.mean(gaps):.3f} ± {T_FIVE * statistics.stdev(gaps) / 5**0.5:.3f}.**"
+    assert said in " ".join((RESULTS / "levels.md").read_text().split())
+
+
+def test_each_csv_and_figure_is_cited_by_a_page():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    text = "\n".join(page.read_text() for page in pages if page.name != "history.md")
+    for path in sorted(RESULTS.glob("*.*")):
+        assert path.suffix == ".md" or re.search(rf"\b{re.escape(path.name)}\b", text), path
+
+
+def test_history_fits_on_one_page():
+    assert len((ROOT / "docs" / "history.md").read_text().split()) <= 900
