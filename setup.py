@@ -67,7 +67,7 @@ setup(
     extras_require={
         "onnx": ["tf2onnx>=1.16", "onnxruntime>=1.18"],  # models that run without TensorFlow
         "hub": ["huggingface_hub>=0.25"],  # presets of the Hugging Face Hub
-        "lab": ["normflows>=1.7", "scikit-image>=0.22"],  # to compare
+        "lab": ["normflows>=1.7"],  # to compare
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "mkdocs-jupyter>=0.25", "mike>=2"],
         "notebooks": ["ipykernel>=6", "nbmake>=1.5", "keras-tuner>=1.4"],  # and an example
     },
