@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from glow_tf.architectures.architecture import Architecture
-from glow_tf.config.notations import Cuts, read_cuts
+from glow_tf.config.notations import Cuts, read_cuts, read_local_prior
 from glow_tf.core.errors import ConfigError
 from glow_tf.layout.partition import (
     Element,
@@ -105,8 +105,7 @@ class MultiScale(Architecture):
     def local_prior(self, config: ModelConfig, dtype: Any) -> Bijector:
         from glow_tf.bijectors import GaussianPrior
 
-        # A flow head takes the place of the standard one.
-        kind = "standard" if config.head_size else config.local_prior
+        kind = "learned" if config.local_prior == "learned" else "standard"
         read = config.coupling_config.condition_channels
         return GaussianPrior(kind, read, config.bounded, dtype=dtype, name="prior")
 
@@ -153,7 +152,7 @@ def _ends_of_steps(elements: Sequence[Element]) -> list[int]:
 
 def _heads(config: ModelConfig, cuts: Sequence[int]) -> list[tuple[Element, ...]]:
     """Returns the flow heads of parts that end after so many flow steps of the flow."""
-    size = config.head_size
+    size = read_local_prior(config.local_prior)
     if size is None:
         return [()] * len(cuts)
     narrow = _elements(dataclasses.replace(config, width=size.width))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from glow_tf.config import choices
 from glow_tf.config.choices import MOST, MOST_BLOCKS, MOST_EQUALIZED, MOST_SIDE, MOST_STEPS, MOST_WIDTH
 from glow_tf.config.coupling import CouplingConfig, read_scale
-from glow_tf.config.notations import Cuts, HeadSize, read_local_prior
+from glow_tf.config.notations import Cuts, read_local_prior
 from glow_tf.config.setting import check_fields, in_range, require, setting, settings_of
 from glow_tf.config.setting_types import ConditionShape, shapes_by_name
 from glow_tf.core.errors import ConfigError
@@ -187,7 +187,7 @@ class ModelConfig:
         self.design.check(self)
         require(max(self.image_shape) <= MOST_SIDE, self, "image_shape", f"{MOST_SIDE} or less")
         read_scale(self.scale)
-        _ = self.cuts, self.head_size, self.widths
+        _ = self.cuts, self.widths, read_local_prior(self.local_prior)
 
     @classmethod
     def of_saved(cls, settings: Mapping[str, Any]) -> ModelConfig:
@@ -245,11 +245,6 @@ class ModelConfig:
     def num_parts(self) -> int:
         """Number of parts n."""
         return self.cuts.num_parts
-
-    @property
-    def head_size(self) -> HeadSize | None:
-        """Size of the flow head of every part but the last; None if a Gaussian scores their outputs."""
-        return read_local_prior(self.local_prior)
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -51,7 +51,7 @@ def crossing_bytes(
     return 0 if cached else sum(values), sum(values[k - 1] for k in crossed)
 
 
-def weight_bytes(layouts: Sequence[PartLayout], heads: bool = True) -> float:
-    """Returns the bytes of the kernels, with or without flow heads."""
-    elements = [e for p in layouts for e in (*p.elements, *p.given, *(p.head if heads else ()))]
+def weight_bytes(layouts: Sequence[PartLayout]) -> float:
+    """Returns the bytes of a model's kernels."""
+    elements = [e for p in layouts for e in (*p.elements, *p.given)]
     return FLOAT_BYTES * sum(e.kernel_size for e in elements)

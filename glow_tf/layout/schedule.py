@@ -115,10 +115,6 @@ class Phase:
         """Whether the phase minimises part k's own objective."""
         return k in self.ends
 
-    def scores(self, k: int, has_head: bool) -> bool:
-        """Whether the local prior scores part k: a Gaussian if the part runs, a head if it is trained."""
-        return k <= self.last and (k in self.ends or not has_head)
-
     @property
     def active_parts(self) -> str:
         """The parts trained, from 1, joined by spaces, as history.csv lists them."""

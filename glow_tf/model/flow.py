@@ -27,6 +27,12 @@ from glow_tf.model.passage import PartView, Passage
 from glow_tf.presets.weights_file import model_bytes
 
 
+def is_initialized(layer: keras.Layer) -> bool:
+    """Whether all weights of a layer that depend on data have been initialised or restored."""
+    flags = [v for v in layer.non_trainable_variables if v.name.endswith("initialized")]
+    return all(bool(tf.reduce_all(flag.value > 0)) for flag in flags)
+
+
 class FlowOfParts(DensityModel):
     """What a flow is made of: its parts, their devices and weights; see `Flow`."""
 
@@ -124,14 +130,15 @@ class FlowOfParts(DensityModel):
     @property
     def initialized(self) -> bool:
         """Whether the weights that depend on data have been initialised or restored."""
-        flags = [v for v in self.non_trainable_variables if v.name.endswith("initialized")]
-        return all(bool(tf.reduce_all(flag.value > 0)) for flag in flags)
+        return is_initialized(self)
 
 
 class Flow(FlowOfParts):
     """The mathematics of `Glow`, whose arguments it has: functions of tensors, not compiled."""
 
-    def initialize(self, images: Array, noise: Array | None = None, condition: Condition = None) -> None:
+    def initialize(
+        self, images: Array, noise: Array | None = None, condition: Condition = None
+    ) -> list[tf.Tensor]:
         """Sets what depends on data from a batch, part by part in the forward direction.
 
         These are the ActNorms, and what centres and scales real data. Call it once before training, eagerly
@@ -141,12 +148,18 @@ class Flow(FlowOfParts):
           images: a few hundred training images, [B, H, W, C].
           noise: dequantisation noise in [0, 1), [B, H, W, C]; by default, drawn from the config's seed.
           condition: what the model is given with each image.
+
+        Returns:
+          The output of each part, [B, H', W', C'].
         """
         condition = self.checked_condition(condition)
+        outputs = []
         h = self.dequantize.initialize(self.dequantized(images, noise, seed=self.config.seed))
         for k, part in enumerate(self.parts):
             with self.on_device_of(k):
                 h = part.initialize(h, condition)
+            outputs.append(h)
+        return outputs
 
     def dequantized(
         self, images: Array, noise: Array | float | None = None, seed: tf.Tensor | int = 0
@@ -197,7 +210,7 @@ class Flow(FlowOfParts):
             own = nll - log_likelihood if scored else math.nan * tf.ones_like(log_likelihood)
             log_likelihood_after = log_likelihood + output.log_likelihood_term
         after = Passage(output.h, log_likelihood_after, (*truncated, own), condition)
-        return after, PartView(h, *output, condition, nll)
+        return after, PartView(h, *output, condition, given, nll)
 
     def past_part(self, k: int, passage: Passage) -> Passage:
         """Takes a passage past part k (from 0), which must be `Part.fixed`, without its likelihood."""
@@ -207,12 +220,9 @@ class Flow(FlowOfParts):
         return passage._replace(h=h, truncated_nlls=(*passage.truncated_nlls, nothing))
 
     def through_parts(self, passage: Passage, start: int = 0, stop: int | None = None) -> Passage:
-        """Runs the parts from `start` (from 0) up to `stop` (not included; None: all) on a passage.
-
-        A part with a flow head is not scored: only training needs that, and pays for it.
-        """
+        """Runs the parts from `start` (from 0) up to `stop` (not included; None: all) on a passage."""
         for k in range(len(self.parts))[start:stop]:
-            passage, _ = self.through_part(k, passage, scored=not self.parts[k].has_head)
+            passage, _ = self.through_part(k, passage)
         return passage
 
     def forward_and_log_det(self, v: tf.Tensor, condition: Condition = None) -> WithLogDet:

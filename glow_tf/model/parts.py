@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -27,9 +26,6 @@ class Part(keras.Model):
     parts, Eq. 3): −(log p_local(h) + log p(z | h) + log_det). The parts before it are held fixed, and the
     parts after it do not run.
 
-    The prior may be a part itself. It is then a **flow head**: a narrow flow that stands for everything after
-    the part, is trained with it, and is used by nothing but its local objective.
-
     Args:
       bijectors: in forward order.
       prior: p_local, the density of the part's output; in the last part it is the model's top prior.
@@ -41,7 +37,7 @@ class Part(keras.Model):
     def __init__(
         self,
         bijectors: Sequence[Bijector],
-        prior: GaussianPrior | UniformPrior | Part,
+        prior: GaussianPrior | UniformPrior,
         condition_network: keras.Layer | None = None,
         **kwargs,
     ):
@@ -70,10 +66,6 @@ class Part(keras.Model):
         design = config.design
         bijectors = design.bijectors(layout, config, dtype)
         prior = design.top_prior(config, dtype) if last else design.local_prior(config, dtype)
-        if layout.head:
-            narrow = dataclasses.replace(config, width=config.head_size.width)
-            of_head = design.bijectors(PartLayout(layout.head, layout.output_shape), narrow, dtype)
-            prior = cls(of_head, design.top_prior(narrow, dtype), dtype=dtype, name="head")
         if condition_network is None:
             condition_network = condition_network_of(layout, config, dtype)
         return cls(bijectors, prior, condition_network, dtype=dtype, name=name)
@@ -135,8 +127,8 @@ class Part(keras.Model):
     def initialize(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Sets the weights that depend on data from the part's input, and returns the next part's input.
 
-        h [B, H, W, C] is a few hundred training examples, run through the parts before. A flow head's
-        weights follow from the part's output. What is already initialised or restored keeps its values.
+        h [B, H, W, C] is a few hundred training examples, run through the parts before. What is already
+        initialised or restored keeps its values.
         """
         if isinstance(self.condition_network, ConditionNetwork):
             self.condition_network.initialize(condition)
@@ -149,7 +141,7 @@ class Part(keras.Model):
     def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Returns the log-density of the part's input h [B, H, W, C] under the part and its prior, [B], nats.
 
-        This is what a flow head is used for. `condition` is what `read` returned.
+        `condition` is what `read` returned.
         """
         return -self.truncated_nll(self.call(h, condition), given=condition)
 
@@ -165,18 +157,11 @@ class Part(keras.Model):
         """Sets whether backpropagation recomputes the activations of the flow steps; see `Stack`."""
         for bijector in self.bijectors:
             bijector.reversible = reversible
-        if self.has_head:
-            self.prior.set_reversible(reversible)
 
     @property
     def reversible(self) -> bool:
         """Whether backpropagation recomputes the activations of the flow steps."""
         return any(bijector.reversible for bijector in self.bijectors)
-
-    @property
-    def has_head(self) -> bool:
-        """Whether a flow head scores the part's output."""
-        return isinstance(self.prior, Part)
 
     @property
     def fixed(self) -> bool:

@@ -34,6 +34,10 @@ class Passage(NamedTuple):
         """Returns a function of each member, and of those of others; what is None stays so."""
         return tf.nest.map_structure(lambda *own: None if own[0] is None else function(*own), self, *others)
 
+    def scored(self, truncated_nll: tf.Tensor) -> Passage:
+        """Returns the passage with the negative log-likelihood of the flow that ends here, [B], nats."""
+        return self._replace(truncated_nlls=(*self.truncated_nlls[:-1], truncated_nll))
+
     def isolated(self) -> Passage:
         """Returns the passage with the gradient through h stopped, h still [B, H, W, C].
 
@@ -53,6 +57,7 @@ class PartView(NamedTuple):
       latents_log_prob: Σ log p(z | h) of the factored-out latents, [B], nats.
       log_det: log|det| of the part's flow steps, [B], nats.
       condition: what the model is given with each example; None if nothing.
+      given: what the part's bijectors read of it.
       truncated_nll: the part's own negative log-likelihood with its prior of the output, [B], nats; None if
         it is not scored.
     """
@@ -63,6 +68,7 @@ class PartView(NamedTuple):
     latents_log_prob: tf.Tensor
     log_det: tf.Tensor
     condition: Condition
+    given: Condition
     truncated_nll: tf.Tensor | None
 
     @property

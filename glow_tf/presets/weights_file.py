@@ -132,10 +132,10 @@ def model_bytes(model: ModelConfig, networks: bool = True) -> int:
         return tuple(e for e in elements if not unknown.get(e.kind))
 
     layouts = [
-        dataclasses.replace(p, elements=counted(p.elements), head=counted(p.head), given=counted(p.given))
+        dataclasses.replace(p, elements=counted(p.elements), given=counted(p.given))
         for p in part_layouts(model)
     ]
-    elements = [e for layout in layouts for e in (*layout.elements, *layout.head) if e.kind == "flow_step"]
+    elements = [e for layout in layouts for e in layout.elements if e.kind == "flow_step"]
     fixed = 0 if model.permutation in ("lu", "plain") else sum(e.channels**2 for e in elements)
     return int(weight_bytes(layouts)) - FLOAT_BYTES * fixed
 

@@ -199,7 +199,7 @@ def _restore(run: Run) -> int:
     """Restores the newest checkpoint, if there is one; returns the number of finished epochs."""
     run.checkpoints.restore()
     if in_several_processes(run.strategy):  # in a single process, `fit` initialises
-        initialize_from(run.trainer.glow, run.slice_of_training(), run.trainer.distribute_strategy)
+        initialize_from(run.trainer, run.slice_of_training())
         run.checkpoints.share()
     epoch, step = int(run.checkpoints.epochs), int(run.checkpoints.steps)
     if epoch or step:

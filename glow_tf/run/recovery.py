@@ -104,7 +104,7 @@ def start_over(run: Run) -> None:
     for variable, value in zip(own, new, strict=True):
         variable.assign(value)
     trainer.glow.dequantize.adapt(run.images.train)
-    initialize_from(trainer.glow, run.slice_of_training(), trainer.distribute_strategy)
+    initialize_from(trainer, run.slice_of_training())
     trainer.divergence_monitor.forget()
     run.checkpoints.epochs.assign(0)
     run.checkpoints.steps.assign(0)

@@ -13,6 +13,7 @@ from glow_tf.devices.workers import by_each_replica, in_several_processes, sums_
 from glow_tf.layout.schedule import Phase
 from glow_tf.model.parts import Part
 from glow_tf.training.step.gradients import StepGradients
+from glow_tf.training.step.objective import LocalObjective
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -58,12 +59,12 @@ class StepMeans:
     whole chain as `bpd` and as `loss`. `skipped_steps` is the number of steps that were skipped because they
     were not finite; the means leave them out, and are NaN if no step is left.
 
-    A flow head scores its part only where that is trained; a part that is `fixed` is passed over elsewhere.
-    `timed` says whether the parts have devices of their own.
+    A part whose objective `is_likelihood` is scored only where it is trained on it; a part that is `fixed` is
+    passed over elsewhere. `timed` says whether the parts have devices of their own.
     """
 
-    def __init__(self, parts: Sequence[Part], timed: bool):
-        self._heads = tuple(part.has_head for part in parts)
+    def __init__(self, parts: Sequence[Part], objectives: Sequence[LocalObjective], timed: bool):
+        self._only_trained = tuple(objective.is_likelihood for objective in objectives)
         self._fixed = tuple(part.fixed for part in parts)
         self._timed = timed
         kinds = ("local_bpd", "gradient_norm", "busy_seconds")
@@ -109,7 +110,8 @@ class StepMeans:
         return phase.last == len(self._fixed) - 1 and not passed_over
 
     def _scored(self, phase: Phase) -> list[int]:
-        return [k for k, has_head in enumerate(self._heads) if phase.scores(k, has_head)]
+        running = range(phase.last + 1)
+        return [k for k in running if phase.minimises_objective_of(k) or not self._only_trained[k]]
 
     def update(
         self, phase: Phase, step: StepGradients, norms: Sequence[tf.Tensor], finite: tf.Tensor
@@ -140,8 +142,8 @@ class StepMeans:
 class Logs:
     """What a trainer tells Keras: means of its steps or, within `evaluating`, the result of an evaluation."""
 
-    def __init__(self, parts: Sequence[Part], timed: bool):
-        self.means = StepMeans(parts, timed)
+    def __init__(self, parts: Sequence[Part], objectives: Sequence[LocalObjective], timed: bool):
+        self.means = StepMeans(parts, objectives, timed)
         self.of_evaluation = MeanAndError("bpd")
         self.evaluates = False
 

@@ -22,7 +22,8 @@ from glow_tf.model.glow import Glow
 from glow_tf.training.feed.inputs import DEFAULT_BATCH_SIZE
 from glow_tf.training.optim.optimizers import Optimizers, PartRate
 from glow_tf.training.optim.rates import unsuited_rates
-from glow_tf.training.step.objective import LocalObjective
+from glow_tf.training.step.forward_pass import ForwardPass
+from glow_tf.training.step.objective import LocalObjective, PriorObjective
 
 # What a saved trainer does not keep: where and how steps are computed.
 NOT_SAVED = ("steps_per_execution", "jit_compile", "run_eagerly", "sync_every")
@@ -149,10 +150,10 @@ def check_compiled(model: keras.Model, method: str) -> None:
         )
 
 
-def check_phases(glow: Glow, phases: Sequence[Phase], objectives: Iterable[LocalObjective | None]) -> None:
+def check_phases(glow: Glow, phases: Sequence[Phase], objectives: Iterable[LocalObjective]) -> None:
     """Raises ConfigError if one of the phases trains nothing, because its parts are frozen.
 
-    Warns if objectives were given and no phase minimises one, as end to end.
+    Warns if objectives of one's own were given and no phase minimises one, as end to end.
     """
     for phase in phases:
         if not any(glow.parts[k].trainable_variables for k in phase.active):
@@ -161,23 +162,23 @@ def check_phases(glow: Glow, phases: Sequence[Phase], objectives: Iterable[Local
                 f"Received: phase '{phase}', whose parts have trainable=False"
             )
 
-    own = [k for k, objective in enumerate(objectives) if objective]
+    own = [k for k, objective in enumerate(objectives) if not isinstance(objective, PriorObjective)]
     if own and not any(phase.minimises_objective_of(k) for phase in phases for k in own):
         names = ", ".join(sorted({str(phase) for phase in phases}))
         warnings.warn(f"no phase trains a part on its own objective. Received: phases {names}", stacklevel=3)
 
 
-def warn_of_late_priors(glow: Glow, phases: Sequence[Phase], optimizers: Optimizers) -> None:
+def warn_of_late_priors(forward: ForwardPass, phases: Sequence[Phase], optimizers: Optimizers) -> None:
     """Warns if Adam would start on a local prior after end-to-end epochs, which do not train it.
 
     Adam corrects its moments for as many steps as the part has made. Those of the prior are still 0, so its
     first steps would be several times as long as the rate says. Adamax has no such correction of its second
     moment.
     """
-    for k, (part, optimizer) in enumerate(zip(glow.parts, optimizers, strict=True)):
+    for k, (part, optimizer) in enumerate(zip(forward.glow.parts, optimizers, strict=True)):
         trains_prior = [phase.minimises_objective_of(k) for phase in phases if k in phase.active]
         late = any(trains_prior) and not trains_prior[0]
-        has_weights = len(part.trainable_variables) > len(part.flow_variables)
+        has_weights = len(forward.variables_of(k)) > len(part.flow_variables)
         if late and has_weights and isinstance(optimizer, keras.optimizers.Adam | keras.optimizers.Nadam):
             warnings.warn(
                 f"part {k + 1} trains end to end first, and its local prior later: Adam's first steps of the "

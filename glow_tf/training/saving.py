@@ -10,6 +10,7 @@ import keras
 from glow_tf.layout.schedule import Phase
 from glow_tf.training.optim.optimizers import Optimizers
 from glow_tf.training.options import CompileOptions
+from glow_tf.training.step.objective import PriorObjective
 
 # What trainers did before these options existed.
 IF_MISSING = {"max_skipped_steps": 0, "max_outside_steps": None, "rate_scaling": "none"}
@@ -18,7 +19,7 @@ IF_MISSING = {"max_skipped_steps": 0, "max_outside_steps": None, "rate_scaling":
 def config_of(trainer: keras.Model) -> dict[str, Any]:
     """Returns the config of a `PartsTrainer`."""
     save = keras.saving.serialize_keras_object
-    own = [o and save(o) for o in trainer.local_objectives]
+    own = [None if isinstance(o, PriorObjective) else save(o) for o in trainer.local_objectives]
     return {
         "name": trainer.name,
         "glow": save(trainer.glow),

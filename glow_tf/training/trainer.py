@@ -13,6 +13,7 @@ from glow_tf.config import TrainConfig
 from glow_tf.internals import BuiltBeforeFit
 from glow_tf.layout.schedule import Phase, named_phases, phase_of_epoch
 from glow_tf.model.density_model import DensityModel
+from glow_tf.model.flow import is_initialized
 from glow_tf.model.glow import Glow
 from glow_tf.training.feed import inputs
 from glow_tf.training.feed.batch import filled_up, initialize_from, named
@@ -70,7 +71,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         self.set_phases(phases)
         self.local_objectives = objectives_of(glow, objective)
         self.forward_pass = ForwardPass(glow, self.local_objectives)
-        self.logs = Logs(glow.parts, timed=bool(glow.part_devices))
+        self.logs = Logs(glow.parts, self.local_objectives, timed=bool(glow.part_devices))
         self.prefix_caches: dict[Phase, PrefixCache] = {}
         self.rate_factors: list[tf.Variable] = []  # of a run, for each part
         self.finished_epochs = 0  # of the run that `load_trainer` loads
@@ -168,9 +169,18 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         return self.glow.call(filled["images"], filled.get("condition"))[: tf.shape(batch["images"])[0]]
 
     def initialize(self, images: Array, noise: Array | None = None, condition: Condition = None) -> None:
-        """Runs `Glow.initialize`, whose arguments it has, the same on all replicas."""
+        """Runs `Glow.initialize`, whose arguments it has, and then objectives', the same on all replicas."""
         with self.distribute_strategy.scope():
-            self.glow.initialize(images, noise, condition)
+            outputs = self.glow.initialize(images, noise, condition)
+            condition = self.glow.checked_condition(condition)
+            for k, (objective, h) in enumerate(zip(self.local_objectives, outputs, strict=True)):
+                with self.glow.on_device_of(k):
+                    objective.initialize(h, self.glow.parts[k].read(condition))
+
+    @property
+    def initialized(self) -> bool:
+        """Whether the weights of model and objectives that depend on data are initialised or restored."""
+        return is_initialized(self)
 
     def fit(
         self,
@@ -206,7 +216,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         batch_size = self.options.batch_size if batch_size is None else batch_size
         dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs, initial_step)
         self.training_steps.begin_fit(dataset, self.phases, kwargs, initial_step)
-        initialize_from(self.glow, dataset, self.distribute_strategy)
+        initialize_from(self, dataset)
         self.averages.start()
         kwargs["callbacks"] = callbacks_for(kwargs, self.optimizers, self.phases, self.logs.means)
         start_reading(dataset)
@@ -240,7 +250,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         self.training_steps.begin_batch()
         unused = {"sample_weight": sample_weight, "class_weight": class_weight}
         batch = inputs.for_one_step(self.glow, x, y, unused, trains=True)
-        if not self.glow.initialized:
+        if not self.initialized:
             self.initialize(batch["images"], batch.get("noise"), batch.get("condition"))
         self.averages.start()
         logs = super().train_on_batch(batch, return_dict=return_dict)
@@ -257,7 +267,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
     @property
     def trainable_weights(self) -> list[keras.Variable]:
         # Part by part, as the optimizers have them: Keras ends averages in this order.
-        if not any(getattr(self, "local_objectives", ())):
+        if not any(own.trainable_variables for own in getattr(self, "local_objectives", ())):
             return super().trainable_weights
         return [v for k in range(len(self.glow.parts)) for v in self.forward_pass.variables_of(k)]
 

@@ -5,16 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import config, rows_of, train
-from small import eagerly, make_small_images, objectives, only_endpoints, small_config, small_glow
+from small import eagerly, make_small_images, objectives, small_config, small_glow
 
 import glow_tf
-from glow_tf import ConfigError, Glow, PartsTrainer, export, phases
+from glow_tf import ConfigError, Glow, PartsTrainer, phases
 from glow_tf.devices.strategies import make_strategy, part_devices
 from glow_tf.layout.cost import relative_cost
 from glow_tf.layout.partition import part_layouts
 from glow_tf.layout.schedule import end_to_end, one_part, simultaneous
 from glow_tf.model.parts import get_weights_by_step, set_weights_by_step
-from glow_tf.model.passage import Passage
 from glow_tf.training.optim.optimizers import FusedAdamax
 
 HEAD = {"local_prior": "flow:4x1"}
@@ -27,6 +26,10 @@ def make_trainer(schedule="simultaneous", part_epochs=2, finetune=1, devices=(),
     trainer = PartsTrainer(glow, phases(schedule, n, part_epochs, finetune), seed=3)
     trainer.compile([FusedAdamax(5e-3) for _ in range(n)], clip_norm=1.0, **options or {})
     return trainer
+
+
+def heads_of(trainer):
+    return [objective.flow for objective in trainer.local_objectives[:-1]]
 
 
 # What a head is
@@ -74,25 +77,28 @@ def test_another_notation_is_refused(local_prior):
 @pytest.mark.parametrize("parts", ["across_block:3", "by_block:2"])
 def test_a_head_that_is_the_rest_gives_the_models_own_likelihood(parts, small_images, eager):
     glow = small_glow(parts=parts, flow_steps=3, local_prior="flow:8x3", dtype="float64")
-    for k, part in enumerate(glow.parts[:-1]):
+    trainer = PartsTrainer(glow)
+    for k, head in enumerate(heads_of(trainer)):
         rest = [b for later in glow.parts[k + 1 :] for b in later.bijectors]
-        set_weights_by_step(
-            [*part.prior.bijectors, part.prior.prior],
-            get_weights_by_step([*rest, glow.parts[-1].prior]),
-        )
-    passage = glow.enter(small_images, None, 0)
-    for k in range(len(glow.parts)):
-        passage, _ = glow.through_part(k, passage)
-    for truncated in passage.truncated_nlls:
-        np.testing.assert_allclose(truncated, -glow.log_prob(small_images, 0), rtol=1e-10)
+        own = get_weights_by_step([*rest, glow.parts[-1].prior])
+        set_weights_by_step([*head.bijectors, head.prior], own)
+    whole = glow.bits_per_dim(small_images, trainer.seed)
+    loss, truncated = objectives(trainer, tf.constant(small_images), simultaneous(len(glow.parts)))
+    assert len(truncated) == len(glow.parts)
+    for own in truncated:
+        np.testing.assert_allclose(own, whole, rtol=1e-10)
+    assert loss.shape == (64,)
 
 
 def test_a_head_is_initialised_on_what_its_part_puts_out(small_images, eager):
     glow = small_glow(perturbed=False, parts="by_block:2", **HEAD)
+    trainer = PartsTrainer(glow)
     glow.initialize(small_images)
-    assert glow.initialized
+    assert (glow.initialized, trainer.initialized) == (True, False)
+    trainer.initialize(small_images)
+    assert trainer.initialized
     h = glow.enter(small_images, None, glow.config.seed).h
-    head = glow.parts[0].prior
+    (head,) = heads_of(trainer)
     h = head.bijectors[0].forward(glow.parts[0].call(h).h)  # its squeeze
     with head.bijectors[1].copy(0) as step:
         normed = step.actnorm.forward(h)
@@ -117,15 +123,15 @@ def test_a_head_runs_and_gets_gradients_only_where_its_part_is_trained(
     phase, of_three, small_images, monkeypatch
 ):
     trainer, ran = of_three, []
-    for k, part in enumerate(trainer.glow.parts[:-1]):
-        call = part.prior.call
-        monkeypatch.setattr(part.prior, "call", lambda *a, k=k, call=call: ran.append(k) or call(*a))
-    heads = [v for part in trainer.glow.parts[:-1] for v in part.prior.trainable_variables]
+    for k, head in enumerate(heads_of(trainer)):
+        call = head.call
+        monkeypatch.setattr(head, "call", lambda *a, k=k, call=call: ran.append(k) or call(*a))
+    heads = [v for head in heads_of(trainer) for v in head.trainable_variables]
     with tf.GradientTape() as tape:
         losses, truncated = objectives(trainer, tf.constant(small_images), phase)
     trained = [] if phase.end_to_end else [k for k in phase.active if k < 2]
     assert ran == trained
-    owners = [k for k in (0, 1) for _ in trainer.glow.parts[k].prior.trainable_variables]
+    owners = [k for k, head in enumerate(heads_of(trainer)) for _ in head.trainable_variables]
     for k, gradient in zip(owners, tape.gradient(losses, [v.value for v in heads]), strict=True):
         assert (gradient is not None) == (k in trained)
     scored = {*trained, 2} & set(range(phase.last + 1))
@@ -137,33 +143,22 @@ def test_a_head_runs_and_gets_gradients_only_where_its_part_is_trained(
 
 
 @pytest.mark.long
-def test_scores_samples_and_the_test_bpd_do_not_know_of_heads(small_images, monkeypatch, eager):
+def test_the_model_and_the_test_bpd_do_not_know_of_heads(small_images, monkeypatch, eager):
     small = {"flow_steps": 1, "parts": "by_block:2"}
     with_heads, plain = small_glow(**HEAD, **small), small_glow(**small)
-    with_heads.set_flow_weights(plain.get_flow_weights())
+    for a, b in zip(with_heads.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
-    def refuse(h):
+    def refuse(view):
         raise AssertionError("the head ran")
 
-    monkeypatch.setattr(with_heads.parts[0].prior, "call", refuse)
-    np.testing.assert_array_equal(with_heads.log_prob(small_images, 1), plain.log_prob(small_images, 1))
-    np.testing.assert_array_equal(with_heads.sample(4, 0.7, 1), plain.sample(4, 0.7, 1))
-    np.testing.assert_array_equal(with_heads.encode(small_images), plain.encode(small_images))
     found = []
     for glow in (with_heads, plain):
         trainer = PartsTrainer(glow)
+        monkeypatch.setattr(trainer.local_objectives[0], "losses", refuse)
         trainer.compile("adamax")
         found.append(trainer.evaluate(small_images, verbose=0, return_dict=True)["bpd"])
     assert found[0] == found[1]
-
-
-def test_an_export_does_not_contain_a_head(tmp_path):
-    small = {"num_blocks": 1, "parts": "1,1"}
-    with only_endpoints("serving_default"):
-        export(small_glow(**small, **HEAD), tmp_path / "heads")
-    saved = tf.train.list_variables(str(tmp_path / "heads" / "variables" / "variables"))
-    own = [tuple(weight.shape) for weight in small_glow(**small).weights]
-    assert sorted(tuple(shape) for _, shape in saved) == sorted([(), *own])  # (): the graph of objects
 
 
 # Training
@@ -196,15 +191,16 @@ def test_a_run_with_heads_resumes_to_the_same_numbers(tmp_path):
     assert [[row[c] for c in columns] for row in whole] == [[row[c] for c in columns] for row in cut]
 
 
-def test_a_model_with_heads_is_saved_and_loaded(tmp_path, small_images):
-    glow = small_glow(**HEAD)
-    glow.save(tmp_path / "glow.keras")
-    loaded = keras.saving.load_model(tmp_path / "glow.keras")
-    for a, b in zip(glow.get_weights(), loaded.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    passage = Passage(*glow.dequantize.forward_and_log_det(glow.dequantized(small_images, seed=1)))
-    losses = [model.through_part(0, passage)[1].truncated_nll for model in (glow, loaded)]
+def test_heads_are_saved_and_loaded_with_their_trainer(tmp_path, small_images, eager):
+    trainer = make_trainer(flow_steps=1, parts="by_block:2")
+    trainer.fit(small_images[:32], batch_size=16, epochs=1, verbose=0)
+    trainer.save(tmp_path / "trainer.keras")
+    loaded, images = keras.saving.load_model(tmp_path / "trainer.keras"), tf.constant(small_images)
+    assert loaded.initialized
+    losses = [objectives(own, images, simultaneous(2))[0] for own in (trainer, loaded)]
     np.testing.assert_array_equal(*losses)
+    glow = glow_tf.load(tmp_path / "trainer.keras")  # the model alone
+    np.testing.assert_array_equal(glow.log_prob(small_images), trainer.glow.log_prob(small_images))
 
 
 def after_training(strategy, reversible=False, devices=()):
@@ -246,7 +242,8 @@ def test_heads_train_alike_under_every_strategy(strategy, reversible, on_one_dev
 def test_a_head_is_on_the_device_of_its_part():
     devices = part_devices("part_parallel", "", 2)
     glow = Glow(small_config(parts="by_block:2", **HEAD), devices, name="glow")
-    assert {v.value.device.rsplit("/", 1)[-1] for v in glow.parts[0].prior.weights} == {"device:CPU:0"}
+    (head,) = heads_of(PartsTrainer(glow))
+    assert {v.value.device.rsplit("/", 1)[-1] for v in head.weights} == {"device:CPU:0"}
 
 
 @pytest.mark.slow

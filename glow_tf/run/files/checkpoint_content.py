@@ -20,20 +20,19 @@ def state_of(trainer: PartsTrainer) -> dict[str, Any]:
     objectives = trainer.local_objectives
     optimizers = list(map(_without_numbers, trainer.optimizers, objectives))
     state = {"model": by_path(trainer.glow.variables), "optimizers": optimizers}
-    own = [{f"{k}": v.value for k, v in enumerate(o.variables)} if o else {} for o in objectives]
+    own = [{f"{k}": v.value for k, v in enumerate(o.variables)} for o in objectives]
     return state | ({"objectives": own} if any(own) else {})
 
 
 def _without_numbers(
-    optimizer: keras.optimizers.Optimizer, objective: keras.layers.Layer | None
+    optimizer: keras.optimizers.Optimizer, objective: keras.layers.Layer
 ) -> dict[str, tf.Variable]:
     """Returns an optimizer's variables by names without those that Keras numbers in each process.
 
-    These are the optimizer's own, and those of the layers of an objective that is not the package's.
+    These are the optimizer's own, and those of the layers of an objective.
     """
     found = {}
-    own = objective.variables if objective is not None else ()
-    numbered = {v.path.replace("/", "_"): f"objective_{k}" for k, v in enumerate(own)}
+    numbered = {v.path.replace("/", "_"): f"objective_{k}" for k, v in enumerate(objective.variables)}
     for path, value in by_path(optimizer.variables).items():
         name = path.split("/", 1)[1]
         for start, instead in numbered.items():

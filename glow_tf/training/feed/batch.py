@@ -111,14 +111,14 @@ def filled_up(batch: Batch) -> Batch:
     return dict(zip(batch, filled_if_empty(*batch.values()), strict=True))
 
 
-def initialize_from(glow: Glow, dataset: Dataset, strategy: tf.distribute.Strategy) -> None:
-    """Initialises a model from the first images of a dataset, the same on all replicas, unless it is."""
-    if not glow.initialized:
-        with strategy.scope():
-            height, width, _ = glow.image_shape
+def initialize_from(trainer: Any, dataset: Dataset) -> None:
+    """Initialises a `PartsTrainer` from the first images of a dataset, unless it is."""
+    if not trainer.initialized:
+        with trainer.distribute_strategy.scope():
+            height, width, _ = trainer.glow.image_shape
             count = math.ceil(INITIALIZATION_PIXELS / (height * width))
             count = min(max(count, FEWEST_INITIALIZATION_EXAMPLES), MOST_INITIALIZATION_EXAMPLES)
-            glow.initialize(**first_examples(dataset, count, glow.config))
+            trainer.initialize(**first_examples(dataset, count, trainer.glow.config))
 
 
 def first_examples(dataset: Dataset, count: int, config: ModelConfig) -> Batch:

@@ -15,7 +15,7 @@ from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
 from glow_tf.training.feed.batch import Batch
-from glow_tf.training.step.objective import LocalObjective, PriorObjective
+from glow_tf.training.step.objective import LocalObjective
 
 
 class Visit(NamedTuple):
@@ -29,12 +29,11 @@ class Visit(NamedTuple):
 class ForwardPass:
     """Takes batches forward through the parts of a model, as the phases of training say.
 
-    An objective is what a part minimises alone; None is its truncated negative log-likelihood.
+    An objective is what a part minimises alone.
     """
 
-    def __init__(self, glow: Glow, objectives: Sequence[LocalObjective | None]):
-        self.glow = glow
-        self.objectives = tuple(objective or PriorObjective() for objective in objectives)
+    def __init__(self, glow: Glow, objectives: Sequence[LocalObjective]):
+        self.glow, self.objectives = glow, tuple(objectives)
 
     def visit(self, k: int, passage: Passage, phase: Phase) -> Visit:
         """Takes a batch through part k (from 0): alone isolates a cut and chooses a part's loss.
@@ -46,16 +45,19 @@ class ForwardPass:
         if self.glow.parts[k].fixed and not phase.runs_both_ways(k):
             # What goes on depends on no weight, and the part's likelihood is in no loss here.
             return Visit(passage, self.glow.past_part(k, passage), None)
-        before = passage if phase.joins(k) else passage.isolated()
-        after, view = self.glow.through_part(k, before, phase.scores(k, self.glow.parts[k].has_head))
+        before, objective = passage if phase.joins(k) else passage.isolated(), self.objectives[k]
+        after, view = self.glow.through_part(k, before, scored=not objective.is_likelihood)
         loss = None
         if phase.minimises_objective_of(k):
-            loss = self.objectives[k].losses(view)
-            if loss.shape.rank != 1:
-                raise ConfigError(
-                    "an objective must return a loss for each example, [B]. "
-                    f"Received: {loss.shape}, for part {k + 1}"
-                )
+            with self.glow.on_device_of(k):
+                loss = objective.losses(view)
+                if loss.shape.rank != 1:
+                    raise ConfigError(
+                        "an objective must return a loss for each example, [B]. "
+                        f"Received: {loss.shape}, for part {k + 1}"
+                    )
+                if objective.is_likelihood:
+                    after = after.scored(loss - before.log_likelihood)
         elif phase.runs_both_ways(k):
             loss = -view.log_likelihood_term
         return Visit(before, after, loss)

@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.registered import seeded
+from glow_tf.config import ModelConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.lazy import imported
 from glow_tf.internals import layers_within
+from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.model.glow import Glow
+from glow_tf.model.parts import Part
 from glow_tf.model.passage import PartView
 
 
@@ -31,35 +35,93 @@ class LocalObjective(keras.layers.Layer):
     It is given to `PartsTrainer(objective=Reconstruction)`, or named in a flagfile, as
     `--objective=module:Class`. The reported likelihoods are computed apart from it.
 
+    Attributes:
+      is_likelihood: whether the losses are the negative log-likelihood of what enters the part, by a density
+        of the output in the place of its prior. `local_bpd` then reports it, where the part is trained on it.
+
     Reference: Glow parts, Eq. 3, of which `PriorObjective` is one.
     """
+
+    is_likelihood = False
 
     def losses(self, view: PartView) -> tf.Tensor:
         """Returns a loss for every example, [B], nats, or in the scale of nats: see `clip_norm`."""
         raise NotImplementedError
 
+    def initialize(self, h: tf.Tensor, given: Condition = None) -> None:
+        """Sets weights that depend on data from the part's output h [B, H, W, C]; by default there are none.
+
+        `given` is what the part reads of what the model is given.
+        """
+
+    def set_reversible(self, reversible: bool) -> None:
+        """Sets whether backpropagation recomputes activations; by default it does not."""
+
 
 class PriorObjective(LocalObjective):
     """The part's truncated negative log-likelihood: its output is scored by its prior (Glow parts, Eq. 3).
 
-    The prior is a Gaussian, a learned one, or a flow head; its weights are the part's.
+    The prior is a Gaussian, `standard` or `learned`, whose weights are the part's.
     """
 
     def losses(self, view: PartView) -> tf.Tensor:
         return view.truncated_nll
 
 
+class FlowHead(PriorObjective):
+    """The same with a flow in the place of the prior: a narrow one that stands for everything after the part.
+
+    Only the objective uses it, and its weights are the objective's.
+    """
+
+    is_likelihood = True
+
+    def __init__(self, layout: PartLayout, config: ModelConfig, dtype: str):
+        super().__init__(dtype=dtype)
+        of_flow = PartLayout(layout.head, layout.output_shape)
+        bijectors = config.design.bijectors(of_flow, config, dtype)
+        self.flow = Part(bijectors, config.design.top_prior(config, dtype), dtype=dtype, name="head")
+
+    def build(self, output_shape: Sequence[int | None]) -> None:
+        self.flow.build(output_shape)
+
+    def losses(self, view: PartView) -> tf.Tensor:
+        return -(self.flow.log_prob(view.output, view.given) + view.log_likelihood_term)
+
+    def initialize(self, h: tf.Tensor, given: Condition = None) -> None:
+        self.flow.initialize(h, given)
+
+    def set_reversible(self, reversible: bool) -> None:
+        self.flow.set_reversible(reversible)
+
+
 Objectives = type[LocalObjective] | Callable[[], LocalObjective] | Sequence[LocalObjective | None] | None
 
 
-def objectives_of(glow: Glow, given: Objectives) -> list[LocalObjective | None]:
-    """Returns the objectives of one's own, built: one for each part, or None where the prior scores the part.
+def objectives_of(glow: Glow, given: Objectives) -> list[LocalObjective]:
+    """Returns the objective of each part, built: one's own, or what the model's `local_prior` says.
 
     Given is a class, or a function without arguments, for an objective of every part but the last; or one
-    objective for each part, None where the part keeps its own. ConfigError if it is something else, or a part
-    that it is for has a prior to train.
+    objective for each part, None where the part keeps the model's. ConfigError if it is something else, or a
+    part that it is for has a local prior to train.
     """
-    num_parts = len(glow.parts)
+    found = _listed(given, len(glow.parts))
+    for k, objective in enumerate(found[:-1]):
+        if objective is not None and glow.config.local_prior != "standard":
+            raise ConfigError(
+                "an objective of your own takes the place of the local prior, which must be standard. "
+                f"Received: local_prior={glow.config.local_prior!r}, and an objective for part {k + 1}"
+            )
+    layouts, dtype = part_layouts(glow.config), glow.dtype_policy.name
+    for k, (own, layout) in enumerate(zip(found, layouts, strict=True)):
+        with glow.on_device_of(k), seeded(glow.config.seed + k):
+            of_model = FlowHead(layout, glow.config, dtype) if layout.head else PriorObjective()
+            found[k] = _built(own or of_model, glow.parts[k].output_event_shape)
+    return found
+
+
+def _listed(given: Objectives, num_parts: int) -> list[LocalObjective | None]:
+    """Returns what was given as one objective, or None, for each part; ConfigError if that cannot be."""
     if given is None:
         return [None] * num_parts
     if isinstance(given, type) and not issubclass(given, LocalObjective):
@@ -76,24 +138,20 @@ def objectives_of(glow: Glow, given: Objectives) -> list[LocalObjective | None]:
             f"objective must be a LocalObjective class, or one LocalObjective (or None) for each of the "
             f"{num_parts} parts. Received: {str(given)[:200]}"
         )
-    for k, (part, objective) in enumerate(zip(glow.parts, found, strict=True)):
-        if objective is None:
-            continue
-        if k < num_parts - 1 and part.prior.trainable_variables:
-            raise ConfigError(
-                "an objective of your own takes the place of the local prior, which must be standard. "
-                f"Received: local_prior={glow.config.local_prior!r}, and an objective for part {k + 1}"
-            )
-        if not objective.built:
-            with glow.on_device_of(k), seeded(glow.config.seed + k):
-                objective.build((None, *part.output_event_shape))
-                objective.built = True
-        if unbuilt := [layer.name for layer in layers_within(objective) if not layer.built]:
-            raise ConfigError(
-                "the build of an objective must build its layers, whose weights the optimizer is made for. "
-                f"Received: {type(objective).__name__} with {', '.join(unbuilt)}"
-            )
     return found
+
+
+def _built(objective: LocalObjective, output_shape: tuple[int, ...]) -> LocalObjective:
+    """Returns an objective, built on the shape of its part's output; ConfigError if a layer of it is not."""
+    if not objective.built:
+        objective.build((None, *output_shape))
+        objective.built = True
+    if unbuilt := [layer.name for layer in layers_within(objective) if not layer.built]:
+        raise ConfigError(
+            "the build of an objective must build its layers, whose weights the optimizer is made for. "
+            f"Received: {type(objective).__name__} with {', '.join(unbuilt)}"
+        )
+    return objective
 
 
 def imported_objective(name: str) -> type[LocalObjective]:

@@ -90,8 +90,8 @@ class TrainingSteps:
 
     def _recompute(self, reversible: bool) -> None:
         """Sets whether what is traced from now on recomputes activations in backpropagation."""
-        for part in self._forward.glow.parts:
-            part.set_reversible(reversible)
+        for layer in (*self._forward.glow.parts, *self._forward.objectives):
+            layer.set_reversible(reversible)
 
     def _note(self, batch: Any) -> None:
         """Keeps the batch of a step that has been made, and what the step was like."""
@@ -124,7 +124,7 @@ class TrainingSteps:
             num_parts, epochs = len(self._optimizers), range(first, arguments["epochs"])
             of_epochs = (phase_of_epoch(phases, epoch, num_parts) for epoch in epochs)
             check_rates(self._optimizers, of_epochs, in_epoch, initial_step)
-        warn_of_late_priors(self._forward.glow, phases[first:], self._optimizers)
+        warn_of_late_priors(self._forward, phases[first:], self._optimizers)
         if self._options.part_delay:
             self.make_queues(dataset, steps)
 

@@ -90,11 +90,9 @@ class _Exported(tf.Module):
 
     def __init__(self, glow: Glow, functions: dict[str, Callable]):
         super().__init__()
-        heads = {id(weight) for part in glow.parts if part.has_head for weight in part.prior.weights}
-        used = [weight for weight in glow.weights if id(weight) not in heads]  # heads are for training alone
-        self.variables = [weight.value for weight in used]
-        self.trainable_variables = [weight.value for weight in used if weight.trainable]
-        self.non_trainable_variables = [weight.value for weight in used if not weight.trainable]
+        self.variables = [weight.value for weight in glow.weights]
+        self.trainable_variables = [weight.value for weight in glow.trainable_weights]
+        self.non_trainable_variables = [weight.value for weight in glow.non_trainable_weights]
         for name, function in functions.items():
             setattr(self, name, function)
 
