@@ -103,18 +103,6 @@ class Triple(Transform):
 # --8<-- [end:transform]
 
 
-# --8<-- [start:prior]
-@register
-class Laplace(keras.layers.Layer):
-    """A density that can only score."""
-
-    def log_prob(self, x):
-        return -tf.reduce_sum(tf.abs(x) + tf.math.log(2.0), axis=[1, 2, 3])
-
-
-# --8<-- [end:prior]
-
-
 # --8<-- [start:architecture]
 class OneScale(Architecture):
     """A squeeze, and flow steps of one shape: two parts of half of them."""

@@ -47,6 +47,7 @@ EXAMPLES = {
         r"a linear classifier on 360 test images; of the pixels 9[67]\.\d%",
         r"part 1, 64 numbers +9\d\.\d% +9\d\.\d% +9\d\.\d%\npart 2, 32 .*\npart 3, 32 .* 8\d\.\d% +[78]\d",
     ),
+    "own_transform": (r"splines: 2\.[01]\d\d bits/dim",),
     "photographer": (
         r"Left out photographs/landscapes/cut_off\.jpg: image file is truncated",
         r"Enlarged: 1 of 153 images, which are smaller than 16×16, by a factor of up to 1\.6\.",
@@ -95,6 +96,23 @@ def test_an_example_prints_what_it_promises(name, tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     for pattern in EXAMPLES[name]:
         assert re.search(pattern, result.stdout), f"{pattern}\nis not in\n{result.stdout}"
+
+
+def test_the_transform_of_the_example_is_a_bijection_with_its_jacobian(rng, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    spline = importlib.import_module("own_transform").Spline(bins=4)
+    b = tf.constant(np.concatenate([rng.normal(size=60), [-9.0, -3.0, 3.0, 9.0]]).reshape(1, 4, 4, 4))
+    read = spline.parameters(tf.constant(rng.normal(0, 2, (1, 4, 4, 4 * spline.outputs_per_channel))))
+    with tf.GradientTape() as tape:
+        tape.watch(b)
+        y, log_det = spline.forward(b, *read)
+    slopes = tape.gradient(y, b)  # each number of y depends on one of b
+    np.testing.assert_allclose(log_det, [np.sum(np.log(slopes))], rtol=1e-10)
+    back, inverse_log_det = spline.inverse(y, *read)
+    np.testing.assert_allclose(back, b, atol=1e-12)
+    np.testing.assert_allclose(inverse_log_det, -log_det, rtol=1e-10)
+    zeros = spline.parameters(tf.zeros([1, 4, 4, 4 * spline.outputs_per_channel], tf.float64))
+    np.testing.assert_allclose(spline.forward(b, *zeros)[0], b, atol=1e-12)
 
 
 @pytest.mark.slow  # .ci/run runs the slow tests of this file

@@ -19,7 +19,6 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.layout.partition import part_layouts
 from glow_tf.presets import weights_file
 from glow_tf.use.exports import saved_model
-from glow_tf.use.exports.operations import check_operations
 
 pytestmark = pytest.mark.long
 
@@ -30,15 +29,13 @@ OWN = {
     "bijector": {"bijectors": own_layers.Shear},
     "flow_step": {"bijectors": own_layers.shear_and_coupling},
     "transform": {"coupling": own_layers.Triple(most=0.5)},
-    "student_t": {"prior": "student_t"},
-    "spline": {"coupling": "spline"},
 }
 ONE = {"num_blocks": 1, "flow_steps": 1, "parts": "1"}
 FORMS = {
     "glow": {"num_blocks": 1, "parts": "1,1"},
     "levels": {"architecture": "levels", "num_blocks": 1, "flow_steps": 1, "parts": "1"},
 }
-# The others take minutes: other tests load or export a network, levels, a student_t and a spline, too.
+# The others take minutes: other tests load or export a network and levels, too.
 FAST = {("bijector", "glow"), ("transform", "glow")}
 CASES = [
     pytest.param(name, form, marks=[] if (name, form) in FAST else pytest.mark.slow)
@@ -150,7 +147,7 @@ def test_a_new_process_loads_it_if_it_imports_the_module_and_names_it_otherwise(
 
 
 def test_the_same_layers_are_named_by_flags():
-    flags = ["--coupling_network=own_layers:ConvNeXt(depth=2)", "--top_prior=student_t"]
+    flags = ["--coupling_network=own_layers:ConvNeXt(depth=2)"]
     flags += ["--bijectors=own_layers:Shear", "--coupling=own_layers:Triple"]
     config = run_flags.config_of([*flags, "--workdir=unused", "--flagfile=base"]).model
     assert config.coupling_network == "own_layers:ConvNeXt(depth=2)"
@@ -184,34 +181,6 @@ def test_recomputation_gives_the_same_steps(eager):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["glow", pytest.param("levels", marks=pytest.mark.slow)])
-def test_a_prior_that_can_only_score_trains_and_says_what_drawing_needs(form, eager):
-    glow = glow_tf.Glow(small_config(**FORMS[form]), prior=own_layers.Laplace)
-    trained(glow)
-    assert np.isfinite(glow.log_prob(IMAGES[:4])).all()
-    for call in (lambda: glow.sample(1, seed=0), lambda: glow.encode(IMAGES[:1])):
-        with pytest.raises(ConfigError, match=r"can only score\. Received: 'own>Laplace'"):
-            call()
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"coupling": "spline"},
-        pytest.param({"coupling": "mixture", "prior": "logistic_mixture"}, marks=pytest.mark.slow),
-    ],
-    ids=str,
-)
-def test_what_the_package_brings_is_exported_with_operations_that_commands_take(settings, tmp_path):
-    glow = glow_tf.Glow(small_config(num_blocks=1, flow_steps=1, parts="1"), **settings, name="glow")
-    glow.initialize(IMAGES)
-    with only_endpoints("sample", "log_prob"):
-        saved_model.export(glow, tmp_path / "export")
-    check_operations(tmp_path / "export")
-    exported = tf.saved_model.load(tmp_path / "export")
-    np.testing.assert_allclose(exported.log_prob(IMAGES[:4], 0), glow.log_prob(IMAGES[:4]), rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("given", "match"),
     [
@@ -222,8 +191,7 @@ def test_what_the_package_brings_is_exported_with_operations_that_commands_take(
         ({"coupling_network": "own>ConvNeXt(deep=3)"}, r"could not be made.*deep.*Received"),
         ({"coupling": own_layers.Shear}, r"coupling must be a Transform.*Received"),
         ({"bijectors": own_layers.ConvNeXt}, r"bijectors must be the class of a Bijector.*Received"),
-        ({"prior": own_layers.ConvNeXt}, r"with log_prob.*Received: ConvNeXt"),
-        ({"prior": object}, r"registered.*Received: 'object'"),
+        ({"coupling": object}, r"registered.*Received: 'object'"),
         ({"coupling": "linear"}, r"coupling must be one of.*module:Class.*Received: coupling='linear'"),
     ],
     ids=str,
@@ -246,9 +214,7 @@ def test_an_architecture_of_ones_own_is_one_class(tmp_path, eager):
         small_config(architecture="own_layers:OneScale", parts="1,2", flow_steps=3, num_blocks=1)
 
 
-@pytest.mark.parametrize(
-    "setting", ["architecture", "bijectors", "coupling", "coupling_network", "top_prior"]
-)
+@pytest.mark.parametrize("setting", ["architecture", "bijectors", "coupling", "coupling_network"])
 def test_a_file_does_not_make_python_import_anything(setting, tmp_path):
     settings = {"image_shape": [8, 8, 1], setting: "this_module_is_not_there:Mine"}
     with pytest.raises(ConfigError, match=r"import its module first.*Received"):
@@ -263,7 +229,6 @@ def test_a_run_with_layers_named_by_flags_goes_on_and_loads(tmp_path, monkeypatc
         "--flow_steps=2",
         "--train_examples=64",
         "--test_examples=16",
-        "--top_prior=student_t",
     ]
     flags += ["--noexport", "--notensorboard", "--sample_every=0", "--schedule=simultaneous", "--parts=1,1"]
     assert cli.main(["train", *flags, "--part_epochs=1", "--finetune_epochs=0"]) == 0
@@ -297,14 +262,6 @@ def test_a_model_that_was_evaluated_first_trains_where_an_activation_has_a_custo
     before = trainer.evaluate(IMAGES, batch_size=16, verbose=0, return_dict=True)["bpd"]
     trainer.fit(IMAGES, batch_size=16, epochs=1, verbose=0)
     assert np.isfinite(before)
-
-
-def test_a_prior_whose_weights_depend_on_data_is_initialised(eager):
-    """ActNorm makes numbers of mean 0 and deviation 1: normal ones, it says."""
-    for form in FORMS:
-        glow = glow_tf.Glow(small_config(**FORMS[form] | ONE), prior="glow_tf>ActNorm")
-        glow.initialize(IMAGES)
-        assert glow.initialized
 
 
 def test_a_network_of_ones_own_inverts_exactly_in_bfloat16(eager):

@@ -138,10 +138,10 @@ class Architecture(abc.ABC):
 
     def top_prior(self, config: ModelConfig, dtype: Any) -> Bijector:
         """Makes the prior of the last part's output."""
-        from glow_tf.bijectors.residual import gaussian_or_shaped
+        from glow_tf.bijectors import GaussianPrior
 
         read = config.coupling_config.condition_channels
-        return gaussian_or_shaped(config.top_prior, read, bounded=config.bounded, dtype=dtype, name="prior")
+        return GaussianPrior(config.top_prior, read, config.bounded, dtype=dtype, name="prior")
 
     @abc.abstractmethod
     def local_prior(self, config: ModelConfig, dtype: Any) -> Bijector:

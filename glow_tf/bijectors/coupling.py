@@ -9,22 +9,15 @@ import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Shape, WithLogDet, WithMap, with_slopes
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.logistic_mixture import LogisticMixtureCoupling
 from glow_tf.bijectors.networks import CouplingNetwork
 from glow_tf.bijectors.own_network import OwnNetwork
 from glow_tf.bijectors.registered import made
 from glow_tf.bijectors.repeatable import Folded, Repeatable
-from glow_tf.bijectors.spline import Spline
 from glow_tf.bijectors.transforms import Additive, Affine, Parameters, Transform
 from glow_tf.config import CouplingConfig, names_own_layer
 from glow_tf.core.errors import ConfigError
 
-TRANSFORMS: dict[str, type[Transform]] = {
-    "affine": Affine,
-    "additive": Additive,
-    "spline": Spline,
-    "mixture": LogisticMixtureCoupling,
-}
+TRANSFORMS: dict[str, type[Transform]] = {"affine": Affine, "additive": Additive}
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")

@@ -9,9 +9,9 @@ from glow_tf.bijectors.bijector import Bound, LogScales, Shape, WithLogDet, With
 from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.coupling import coupling_settings, pop_coupling_config
+from glow_tf.bijectors.gaussian_prior import GaussianPrior
 from glow_tf.bijectors.networks import CouplingNetwork
 from glow_tf.bijectors.own_flow_step import flow_step
-from glow_tf.bijectors.residual import gaussian_or_shaped
 from glow_tf.bijectors.split import FactorsOut
 from glow_tf.bijectors.stack import Stack
 from glow_tf.bijectors.tiles import in_tiles, needs_tiles
@@ -62,7 +62,6 @@ class FlowSplit(FactorsOut):
     ):
         super().__init__(**kwargs)
         self.kept = kept
-        self.prior_kind = prior
         self.own_bijectors = bijectors
         self.coupling = coupling
         self.condition_channels = given_channels
@@ -80,7 +79,7 @@ class FlowSplit(FactorsOut):
             name="features",
         )
         self.flow = Stack(step, flow_steps, dtype=policy, name="flow_steps")
-        self.prior = gaussian_or_shaped(prior, features, bounded=coupling.bounded, dtype=policy, name="prior")
+        self.prior = GaussianPrior(prior, features, coupling.bounded, dtype=policy, name="prior")
 
     @property
     def reversible(self) -> bool:
@@ -136,7 +135,7 @@ class FlowSplit(FactorsOut):
 
     def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> None:
         features = self.features.initialize(self._seen(h, condition))
-        self.prior.initialize(self.flow.initialize(z, features), features)
+        self.flow.initialize(z, features)
 
     def log_scales_in_part(self, x: tf.Tensor, condition: Condition = None) -> LogScales:
         h, z = self._cut(x)
@@ -153,7 +152,7 @@ class FlowSplit(FactorsOut):
 
     @property
     def takes_tiles(self) -> bool:
-        return not (self.own_bijectors or self.coupling.network) and self.prior.elementwise
+        return not (self.own_bijectors or self.coupling.network)
 
     def _is_large(self, z: tf.Tensor, condition: Condition) -> bool:
         return self.takes_tiles and condition is None and needs_tiles(z.shape)
@@ -172,7 +171,7 @@ class FlowSplit(FactorsOut):
             "depth": self.features.depth,
             "given_channels": self.condition_channels,
             "seed": self.seed,
-            "prior": self.prior_kind,
+            "prior": self.prior.kind,
             "bijectors": self.own_bijectors,
             "condition_activation": self.features.activation,
         }

@@ -23,7 +23,10 @@ from glow_tf.config import GAUSSIANS
 
 
 class Density(KeepsArguments, Bijector):
-    """A density of a tensor, written as the bijector that whitens it by `moments`."""
+    """A density of a tensor, written as the bijector that whitens it by `moments`.
+
+    A subclass defines `moments`, and creates what it learns in `build`.
+    """
 
     elementwise = True
 

@@ -19,7 +19,7 @@ from glow_tf.config import ModelConfig, names_own_layer
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.lazy import imported
 
-OWN_LAYERS = ("bijectors", "coupling", "coupling_network", "split_prior", "top_prior")  # of a ModelConfig
+OWN_LAYERS = ("bijectors", "coupling", "coupling_network")  # of a ModelConfig
 OF_EVERY_LAYER = ("name", "dtype", "trainable", "seed")
 
 

@@ -21,8 +21,7 @@ from glow_tf.bijectors.bijector import (
 from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
 from glow_tf.bijectors.networks import ZeroConvolution
-from glow_tf.bijectors.residual import Residual
-from glow_tf.config import GAUSSIANS, PRIORS, names_own_layer
+from glow_tf.config import GAUSSIANS
 
 
 class FactorsOut(Bijector):
@@ -136,14 +135,13 @@ class FactorsOut(Bijector):
 class Split(KeepsArguments, FactorsOut):
     """Factors out half of the channels as a latent that is Gaussian, given the other half.
 
-    p(z | h) has mean μ(h) and deviation σ(h), so eps = (z − μ(h)) / σ(h), and log_det = −Σ log σ(h). Where
-    the prior is not Gaussian, a `Residual` makes this eps normal.
+    p(z | h) has mean μ(h) and deviation σ(h), so eps = (z − μ(h)) / σ(h), and log_det = −Σ log σ(h).
 
     Shapes: [B, H, W, C] → [B, H, W, C/2] twice; if C is odd, z has one channel more than h.
 
     Args:
-      prior: `learned` (a 3×3 convolution of h, which starts at zero, gives μ and log σ), `standard`
-        (μ = 0, σ = 1), or what a `Residual` may be (μ and log σ as `learned`).
+      prior: `learned` (a 3×3 convolution of h, which starts at zero, gives μ and log σ) or `standard`
+        (μ = 0, σ = 1).
       condition_channels: channels of a condition that the convolution reads beside h; 0: none.
       bounded: whether log-deviations stay within ±3 instead of ±5.
 
@@ -154,13 +152,11 @@ class Split(KeepsArguments, FactorsOut):
 
     def __init__(self, prior: str = "learned", condition_channels: int = 0, bounded: bool = False, **kwargs):
         super().__init__(**kwargs)
-        if prior not in PRIORS and not names_own_layer(prior):
-            raise ValueError(f"prior must be one of {PRIORS}. Received: prior={prior!r}")
+        if prior not in GAUSSIANS:
+            raise ValueError(f"prior must be one of {GAUSSIANS}. Received: prior={prior!r}")
         self.prior = prior
         self.bounded = bounded
         self.condition_channels = 0 if prior == "standard" else condition_channels
-        is_gaussian = prior in GAUSSIANS
-        self.residual = None if is_gaussian else Residual(prior, dtype=self.dtype_policy, name="residual")
 
     def kept_of(self, channels: int) -> int:
         return channels // 2
@@ -173,37 +169,22 @@ class Split(KeepsArguments, FactorsOut):
             kept = self.kept_of(channels)
             self.network = ZeroConvolution(2 * (channels - kept), dtype=self.dtype_policy, name="prior")
             self.network.build((*input_shape[:-1], kept + self.condition_channels))
-        if self.residual:
-            self.residual.build((*input_shape[:-1], channels - kept))
         self.built = True
-
-    def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> None:
-        if self.residual:
-            mean, log_deviation = self._mean_and_log_deviation(h, condition)
-            self.residual.initialize((z - mean) * tf.exp(-log_deviation))
 
     def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithLogDet:
         if self.prior == "standard":
             return z, no_log_det(z)
         mean, log_deviation = self._mean_and_log_deviation(h, condition)
-        eps, of_residual = (z - mean) * tf.exp(-log_deviation), 0.0
-        if self.residual:
-            eps, of_residual = self.residual.forward_and_log_det(eps)
-        return eps, of_residual - tf.reduce_sum(log_deviation, axis=[1, 2, 3])
+        return (z - mean) * tf.exp(-log_deviation), -tf.reduce_sum(log_deviation, axis=[1, 2, 3])
 
     def whiten_with_map(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithMap:
-        if self.residual and not self.residual.elementwise:
-            return super().whiten_with_map(h, z, condition)
         return with_slopes(lambda z: self.whiten(h, z, condition)[0], z)
 
     def colour(self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None) -> WithLogDet:
         if self.prior == "standard":
             return eps, no_log_det(h)
         mean, log_deviation = self._mean_and_log_deviation(h, condition)
-        of_residual = 0.0
-        if self.residual:
-            eps, of_residual = self.residual.inverse_and_log_det(eps)
-        return eps * tf.exp(log_deviation) + mean, of_residual + tf.reduce_sum(log_deviation, axis=[1, 2, 3])
+        return eps * tf.exp(log_deviation) + mean, tf.reduce_sum(log_deviation, axis=[1, 2, 3])
 
     def _mean_and_log_deviation(self, h: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor]:
         if self.condition_channels:

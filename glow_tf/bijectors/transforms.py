@@ -30,10 +30,7 @@ class Transform(abc.ABC):
       outputs_per_channel: how many numbers the network must give it for each channel of b.
     """
 
-    @property
-    def outputs_per_channel(self) -> int:
-        """How many numbers the network must give it for each channel of b; a subclass may set a number."""
-        raise NotImplementedError
+    outputs_per_channel: int
 
     @abc.abstractmethod
     def parameters(self, output: tf.Tensor) -> Parameters:
@@ -54,15 +51,6 @@ class Transform(abc.ABC):
     def get_config(self) -> dict:
         """Returns the arguments of the constructor."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-
-
-def of_channels(output: tf.Tensor, count: int) -> tf.Tensor:
-    """Takes a network's output apart, `count` numbers for each channel: [B, H, W, n·C] → [n, B, H, W, C].
-
-    The numbers of an element are few. On the last axis they would make each operation several times slower.
-    """
-    apart = tf.reshape(output, [*tf.unstack(tf.shape(output)[:3]), output.shape[-1] // count, count])
-    return tf.transpose(apart, [4, 0, 1, 2, 3])
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")

@@ -1,13 +1,12 @@
 """The lists of choices, and the limits of what may be chosen."""
 
-COUPLINGS = ("affine", "additive", "spline", "mixture")
+COUPLINGS = ("affine", "additive")
 SCALES = {"sigmoid": None, "exp": 8.0, "tanh": 2.0}  # → soft bound of the log-scale; `tanh:B` says its own
 NORMS = ("actnorm", "bias")
 ACTIVATIONS = ("silu", "elu", "gelu", "leaky_relu", "relu")
 SQUEEZES = ("haar", "pixels")
 PERMUTATIONS = ("lu", "plain", "shuffle", "reverse")
 GAUSSIANS = ("learned", "standard")
-PRIORS = (*GAUSSIANS, "student_t", "logistic_mixture")
 PRECISIONS = ("float32", "mixed_bfloat16")
 ARCHITECTURES = {  # → the class that says all of it
     "glow": "glow_tf.architectures.glow:MultiScale",

@@ -102,15 +102,13 @@ class ModelConfig:
     permutation: str = setting("lu", "Channel mixing: {}.", choices=choices.PERMUTATIONS)
     split_prior: str = setting(
         "learned",
-        "Prior of what is factored out, in levels of the details: {}; or module:Class of your own.",
-        choices=choices.PRIORS,
-        own=True,
+        "Prior of what is factored out, in levels of the details: {}.",
+        choices=choices.GAUSSIANS,
     )
     top_prior: str = setting(
         "learned",
-        "Prior of the last latent: {}; or module:Class of your own.",
-        choices=choices.PRIORS,
-        own=True,
+        "Prior of the last latent: {}.",
+        choices=choices.GAUSSIANS,
     )
     local_prior: str = setting(
         "standard",

@@ -14,10 +14,8 @@ import tensorflow as tf
 from glow_tf.bijectors import Bijector
 from glow_tf.bijectors.bijector import WithLogDet
 from glow_tf.bijectors.condition import Array, Condition
-from glow_tf.bijectors.residual import Residual, check_inverts
 from glow_tf.config import ModelConfig
 from glow_tf.core.memory import check_memory
-from glow_tf.internals import layers_within
 from glow_tf.layout.partition import part_layouts
 from glow_tf.model.conditions import checked_condition
 from glow_tf.model.density_model import DensityModel, checked_images, checked_policy
@@ -230,7 +228,6 @@ class Flow(FlowOfParts):
 
         The condition is what the model is given with each image.
         """
-        self._check_inverts()
         (h, log_det, *_, condition), given = self._entering(v, condition), None
         latents = []
         for k, part in enumerate(self.parts):
@@ -262,7 +259,6 @@ class Flow(FlowOfParts):
         a bound images between levels are clipped, too; see `within_range`. Without one the map is exact. With
         `stop`, so many of the first parts are not inverted: of levels, v is an image of H/2^stop × W/2^stop.
         """
-        self._check_inverts()
         condition = self.checked_condition(condition)
         shapes = [shape for part in self.parts for shape in part.latent_shapes]
         shapes.append(self.parts[-1].output_event_shape)
@@ -277,12 +273,6 @@ class Flow(FlowOfParts):
             if bound and k:
                 h = self.within_range(h)
         return self.dequantize.inverse(h)
-
-    def _check_inverts(self) -> None:
-        """Raises ConfigError if a prior of one's own can only score."""
-        for layer in layers_within(self):
-            if isinstance(layer, Residual):
-                check_inverts(layer)
 
     def within_range(self, h: tf.Tensor) -> tf.Tensor:
         """Clips the image of a level, [B, H, W, C], to where means of pixels can be; else h stays as it is.

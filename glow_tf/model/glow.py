@@ -39,12 +39,11 @@ class Glow(CompiledModel):
       condition_network: a Keras layer or model, of which each part gets a copy; it makes
         `config.condition_features` features [B, h, w, c] or [B, c] of what the model is given, or of a
         dictionary where that has names. None: the package's own; see `glow_tf.bijectors.ConditionNetwork`.
-      bijectors: the bijectors of a flow step. This argument and the next three take the place of what the
+      bijectors: the bijectors of a flow step. This argument and the next two take the place of what the
         config says. Each is a class or function that is registered with Keras, or an object of such a class.
         The model's config then names it, as in `mine>MyNetwork(depth=3)`. See docs/guides/own_layers.md.
       coupling: what each coupling does to half of the channels.
       coupling_network: the network of each coupling.
-      prior: both the `split_prior` and the `top_prior`.
 
     Raises:
       ConfigError: the blocks cannot halve height or width, the policy is mixed, the weights do not fit
@@ -64,11 +63,10 @@ class Glow(CompiledModel):
         bijectors: Any = "",
         coupling: Any = "",
         coupling_network: Any = "",
-        prior: Any = "",
         **kwargs: Any,
     ):
         given = {"bijectors": bijectors, "coupling": coupling, "coupling_network": coupling_network}
-        config = with_registered(config, **given, split_prior=prior, top_prior=prior)
+        config = with_registered(config, **given)
         super().__init__(config, part_devices, condition_network, **kwargs)
 
     @classmethod

@@ -74,7 +74,6 @@ def test_layers_of_ones_own_get_the_whole_image():
     """They may see further than the package's."""
     coupling = CouplingConfig(width=4, condition_channels=4)
     assert FlowSplit(3, coupling, 1).takes_tiles
-    assert FlowSplit(3, coupling, 1, prior="student_t").takes_tiles
     own = CouplingConfig(width=4, condition_channels=4, network="own_layers:Network")
     assert not FlowSplit(3, own, 1).takes_tiles
 

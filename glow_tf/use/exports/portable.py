@@ -63,8 +63,8 @@ def to_onnx(function: Callable, signature: Sequence[tf.TensorSpec]) -> bytes:
         checker.check_model(model)
     except checker.ValidationError as error:
         raise ConfigError(
-            "format=onnx needs a model of operations that the format has; those of the priors student_t and "
-            "logistic_mixture, and of layers of one's own, may be others: a SavedModel has all. "
+            "format=onnx needs a model of operations that the format has; those of layers of one's own "
+            "may be others: a SavedModel has all. "
             f"Received: {in_one_line(str(error))[:200]}"
         ) from None
     return model.SerializeToString()
