@@ -173,37 +173,3 @@ def _custom_since(before: int) -> list[str]:
     registry = _gradients()
     since = list(registry)[before:] if len(registry) > before else []
     return [n for n in since if n.startswith("CustomGradient-") and type(registry[n]["type"]) is not _Weakly]
-
-
-# TensorFlow: processes
-
-
-def wait_for_heartbeats(seconds: float) -> None:
-    """Sets how long TensorFlow waits for `TF_CONFIG`'s workers, at the start and for each heartbeat.
-
-    Heartbeats wait behind weights and gradients on the link, and TensorFlow ends the run after 5 seconds.
-    MultiWorkerMirroredStrategy configures the coordination service in this way unless it has been done, and
-    has no argument for the time.
-    """
-    from tensorflow.python.distribute import collective_all_reduce_strategy as strategy
-    from tensorflow.python.distribute import multi_worker_util
-    from tensorflow.python.eager import context
-
-    if context.context().coordination_service is not None:
-        return
-    workers = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
-    make_job = strategy.coordination_config_pb2.CoordinatedJob
-    context.context().configure_coordination_service(
-        "standalone",
-        multi_worker_util.coordination_leader(workers),
-        heartbeat_timeout_in_ms=int(2000 * seconds),  # each heartbeat has half of it
-        cluster_register_timeout_in_ms=int(1000 * seconds),  # of a worker that is lost before: else an hour
-        coordinated_jobs=[make_job(name="worker", num_tasks=workers.num_tasks("worker"))],
-    )
-
-
-def abort_collectives(reason: str) -> None:
-    """Makes every collective operation that waits for another process fail with `reason`."""
-    from tensorflow.python.eager import context
-
-    context.context().abort_collective_ops(tf.errors.UNAVAILABLE, reason)

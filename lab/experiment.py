@@ -20,8 +20,7 @@ from absl import flags
 from glow_tf.commands import cli, configs, run_flags
 from glow_tf.config import RunConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.devices import children
-from lab import CONFIGS
+from lab import CONFIGS, children
 from lab.studies.experiment import Experiment, output_folder, run_study
 from lab.studies.study import read_study
 

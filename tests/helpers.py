@@ -3,6 +3,9 @@
 import contextlib
 import csv
 import dataclasses
+import json
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -129,9 +132,23 @@ def signal_amid(number, folder, arguments, rows):
     return process.returncode, error
 
 
-KINDS = {"part": "--parts", "worker": "--workers=2"}
+def free_ports(count):
+    """Returns addresses of this machine that no process listens at."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in sockets:
+            listener.bind(("localhost", 0))
+        return [f"localhost:{listener.getsockname()[1]}" for listener in sockets]
 
 
-def launch(kind, *arguments):
-    command = [sys.executable, "train/launch.py", KINDS[kind], "--", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def together(*arguments, addresses=(), only=None):
+    """Starts train/main.py in two processes of one cluster, or one of them alone, at given addresses."""
+    addresses = addresses or free_ports(2)
+    started = []
+    for index in range(2) if only is None else [only]:
+        described = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(described)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        command = [sys.executable, "train/main.py", *arguments]
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
+    return started if only is None else started[0]

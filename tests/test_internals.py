@@ -1,9 +1,6 @@
 """Each private API of TensorFlow and Keras still means what this package takes it to mean."""
 
 import functools
-import inspect
-import subprocess
-import sys
 import types
 
 import keras
@@ -194,57 +191,6 @@ def test_custom_gradients_of_a_function_that_is_kept_live_as_long_as_what_keeps_
     assert set(internals._gradients()) == known
 
 
-WORKER = """
-import json, os, sys
-task = {"type": "worker", "index": 0}
-os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": ["localhost:%d"]}, "task": task})
-import tensorflow as tf
-from glow_tf import internals
-from glow_tf.core.errors import ConfigError
-internals.wait_for_heartbeats(77.0)
-strategy = tf.distribute.MultiWorkerMirroredStrategy()
-from tensorflow.python.eager import context
-service = context.context()._coordination_service_config
-print("times", service.heartbeat_timeout_in_ms, service.cluster_register_timeout_in_ms)
-print("replicas", strategy.num_replicas_in_sync)
-internals.abort_collectives("gone")
-"""
-
-
-def test_tensorflow_has_what_sets_heartbeats_and_aborts_collectives():
-    """The next test, which takes a process, shows that it does."""
-    from tensorflow.python.distribute import collective_all_reduce_strategy, multi_worker_util
-    from tensorflow.python.eager import context
-
-    parameters = inspect.signature(context.Context.configure_coordination_service).parameters
-    named = {"heartbeat_timeout_in_ms", "cluster_register_timeout_in_ms", "coordinated_jobs"}
-    assert named < parameters.keys()
-    assert [*parameters][1:3] == ["service_type", "service_leader"]
-    assert isinstance(context.Context.coordination_service, property)
-    assert [*inspect.signature(context.Context.abort_collective_ops).parameters] == [
-        "self",
-        "code",
-        "message",
-    ]
-    assert callable(multi_worker_util.coordination_leader)
-    job = collective_all_reduce_strategy.coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=2)
-    assert job.num_tasks == 2
-
-
-@pytest.mark.slow
-def test_heartbeats_are_awaited_for_as_long_as_is_said_and_collectives_can_be_aborted():
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        port = listener.getsockname()[1]
-    result = subprocess.run(
-        [sys.executable, "-c", WORKER % port], capture_output=True, text=True, timeout=100
-    )
-    assert "times 154000 77000\nreplicas 1" in result.stdout, result.stderr[-2000:]
-    assert result.returncode == 0, result.stderr[-2000:]
-
-
 def test_layers_within_come_after_the_one_that_holds_them_and_alike_in_equal_models():
     layers, again = (internals.layers_within(small_glow()) for _ in range(2))
     assert [(type(a), a.path) for a in layers[2:]] == [(type(a), a.path) for a in again[2:]]
@@ -260,9 +206,3 @@ def test_an_optimizer_knows_what_it_was_built_with():
     optimizer.build(variables)
     assert not internals.built_with_others(optimizer, variables)
     assert internals.built_with_others(optimizer, variables[:1])
-
-
-def test_tensorflow_knows_the_variable_by_which_eager_operations_are_not_streamed():
-    from tensorflow.python.eager import context
-
-    assert "TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE" in inspect.getsource(context)

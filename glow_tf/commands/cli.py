@@ -6,7 +6,6 @@ import faulthandler
 import importlib
 import inspect
 import io
-import itertools
 import sys
 import textwrap
 import types
@@ -23,7 +22,7 @@ from glow_tf.data.named import check_named
 from glow_tf.version import __version__
 
 COMMANDS = (
-    *("train", "launch", "report", "assemble", "preset", "export"),  # models
+    *("train", "report", "assemble", "preset", "export"),  # models
     *("sample", "evaluate", "score", "encode", "decode", "interpolate"),  # what is done with them
     *("reconstruct", "edit", "restore"),
 )
@@ -59,20 +58,17 @@ def run(name: str, argv: Sequence[str] | None = None) -> int:
 def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> int:
     """Runs a command; prints expected errors in one line and returns the exit status.
 
-    A command is a module with a docstring, `define(values)` and `main(values)`. If it has
-    `FLAGS_AFTER_DASHES`, the name of another command, `main(values, arguments)` also gets what follows `--`.
-    If it has `ACTIONS`, one of these comes first, and `main(values, action)` gets it.
+    A command is a module with a docstring, `define(values)` and `main(values)`. If it has `ACTIONS`, one of
+    these comes first, and `main(values, action)` gets it.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _quieten()
     values = flags.FlagValues()
     command.define(values)
     try:
-        if any(argument in HELP for argument in itertools.takewhile("--".__ne__, arguments)):
+        if not set(HELP).isdisjoint(arguments):
             print(help_text(command, values))
             return 0
-        if hasattr(command, "FLAGS_AFTER_DASHES") and not set(HELP).isdisjoint(arguments):
-            return run(command.FLAGS_AFTER_DASHES, ["--help"])
         own, passed_on = _split(command, arguments)
         parse(values, own)
         if {"model", "dataset"} <= set(values) and values.dataset:  # before the model is loaded
@@ -112,9 +108,6 @@ def help_text(command: types.ModuleType, values: flags.FlagValues) -> str:
         "\nEach flag is shown with its default. Flags are written --name=value; later flags win.\n"
         "What is typed wins over what a flagfile says, wherever it stands."
     )
-    if hasattr(command, "FLAGS_AFTER_DASHES"):
-        other = command.FLAGS_AFTER_DASHES
-        lines.append(f"The flags of `glow-tf {other}` follow after --; see `glow-tf {other} --help`.")
     return "\n".join(lines)
 
 
@@ -134,14 +127,6 @@ def _module(name: str) -> types.ModuleType:
 def _split(command: types.ModuleType, arguments: list[str]) -> tuple[list[str], list[Any]]:
     """Returns the command's own flags, and what else its `main` gets; ConfigError if that is not there."""
     name = command.__name__.rpartition(".")[2]
-    if other := getattr(command, "FLAGS_AFTER_DASHES", ""):
-        if "--" not in arguments:
-            raise ConfigError(
-                f"glow-tf {name} needs its own flags, then --, then the flags of glow-tf {other}. "
-                f"Received: no -- in {' '.join(arguments) or 'an empty command'!r}"
-            )
-        at = arguments.index("--")
-        return arguments[:at], [arguments[at + 1 :]]
     if actions := getattr(command, "ACTIONS", ()):
         if not arguments or arguments[0] not in actions:
             raise ConfigError(

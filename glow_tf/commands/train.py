@@ -17,15 +17,13 @@ flagfile, too.
 from absl import flags
 
 from glow_tf.commands import run_flags
-from glow_tf.devices.processes import read_process_group
 
 define = run_flags.define
 
 
 def main(values: flags.FlagValues) -> None:
     config = run_flags.run_config(values)  # a wrong flag is found before TensorFlow is loaded
-    if read_process_group(config.strategy) is None:  # of several processes, some may read no images
-        run_flags.check_data(config)
+    run_flags.check_data(config)
     from glow_tf.run import lifecycle
     from glow_tf.use import export
 

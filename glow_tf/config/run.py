@@ -38,7 +38,7 @@ class RunConfig:
     strategy: str = setting(
         "auto",
         "auto, one_device, mirrored (every device trains on a slice of the batch), multi_worker (every "
-        "process listed in TF_CONFIG does), or part_parallel (every part on its own device).",
+        "process of a cluster does), or part_parallel (every part on its own device).",
         choices=STRATEGIES,
         may_differ=True,
     )
@@ -51,12 +51,6 @@ class RunConfig:
     part_devices: str | Sequence[str] = setting(
         "",
         "Device of each part under part_parallel, comma-separated; empty: device k for part k.",
-        may_differ=True,
-    )
-    insecure_network: bool = setting(
-        False,
-        "Let processes have addresses that are not private, although they neither encrypt nor ask for "
-        "passwords.",
         may_differ=True,
     )
     jit_compile: str = setting(
@@ -107,11 +101,6 @@ class RunConfig:
         require(self.workdir.strip() != "", self, "workdir", "the folder of the run")
         minutes = self.checkpoint_minutes
         require(0 <= minutes < math.inf, self, "checkpoint_minutes", "0 or a positive number")
-        if minutes and self.train.sync_every > 1:
-            raise ConfigError(
-                "checkpoint_minutes needs sync_every=1: within an epoch each worker has its own optimizers. "
-                f"Received: checkpoint_minutes={minutes}, sync_every={self.train.sync_every}"
-            )
         holds_out = self.data.validation_examples or "validation_examples" in self.left_open
         if self.patience and not holds_out and self.init_from != PRIOR:
             raise ConfigError(
@@ -152,18 +141,6 @@ class RunConfig:
             raise ConfigError(
                 f"part_devices needs strategy=part_parallel and a device for {each}. "
                 f"Received: part_devices={self.part_devices!r}, strategy={self.strategy!r}"
-            )
-        if self.train.part_delay and (
-            self.strategy != "part_parallel" or self.train.schedule != "simultaneous"
-        ):
-            raise ConfigError(
-                "part_delay needs strategy=part_parallel and schedule=simultaneous. Received: part_delay="
-                f"{self.train.part_delay}, strategy={self.strategy!r}, schedule={self.train.schedule!r}"
-            )
-        if self.train.sync_every > 1 and self.strategy != "multi_worker":
-            raise ConfigError(
-                "sync_every needs strategy=multi_worker, whose workers meet. "
-                f"Received: sync_every={self.train.sync_every}, strategy={self.strategy!r}"
             )
         if self.strategy == "multi_worker" and self.virtual_devices:
             raise ConfigError(

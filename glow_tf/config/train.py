@@ -70,12 +70,6 @@ class TrainConfig:
     finetune_learning_rate: str | float | Sequence[float] = setting(
         "", "Rate(s) of the finetune_epochs, without warm-up; empty goes on as before."
     )
-    part_delay: int = setting(
-        0,
-        "In simultaneous epochs under part_parallel: how many steps a batch waits between two parts, so "
-        "that all parts work at the same time.",
-        may_differ=True,
-    )
     batch_size: int = setting(8, "Images per step, over all replicas.", least=1)
     reversible: bool = setting(
         False, "Recompute activations instead of keeping them: less memory, more time."
@@ -87,16 +81,6 @@ class TrainConfig:
         0,
         "Train this part of levels alone, from 1, in every epoch, whatever the schedule; glow-tf assemble "
         "puts parts together. 0: all parts.",
-    )
-    sync_every: int = setting(
-        1,
-        "Steps that each worker of multi_worker makes alone before the workers' weights meet (local SGD); 1: "
-        "their gradients are summed in every step.",
-        least=1,
-    )
-    outer_step: str | float | Sequence[float] = setting(
-        "1,0",
-        "How a meeting moves the weights: to their average, 1,0. Runs of earlier releases had other steps.",
     )
 
     def __post_init__(self):
@@ -115,12 +99,6 @@ class TrainConfig:
             require(suitable, self, "beta_2", "oai, or a number between 0 and 1")
         self.learning_rates()
         self.finetune_learning_rates()
-
-    def check_meetings(self) -> None:
-        """Raises ConfigError if workers would meet as in earlier releases, whose runs can still be read."""
-        same = self.outer_step.replace(".0", "") == "1,0"
-        averages = "1,0: a meeting of workers averages their weights, which was better than DiLoCo's step"
-        require(same, self, "outer_step", averages)
 
     def learning_rates(self, num_parts: int | None = None) -> tuple[float, ...]:
         """Returns the rate of each part; ConfigError unless one was given, or one per part if it is known.

@@ -5,8 +5,8 @@ from glow_tf.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "processes": ["ProcessGroup", "read_process_group"],
         "streams": ["set_up_process", "use_streams"],
         "strategies": ["check_batch_size", "device_name", "make_strategy", "part_devices"],
+        "workers": ["cluster_of"],
     },
 )

@@ -8,10 +8,7 @@ import tensorflow as tf
 from glow_tf.config import STRATEGIES
 from glow_tf.core.errors import ConfigError
 from glow_tf.data.batches import DataSlice
-from glow_tf.devices.part_processes import connect
-from glow_tf.devices.processes import ProcessGroup
-from glow_tf.devices.workers import LONGEST_TRANSFER, in_several_processes
-from glow_tf.internals import wait_for_heartbeats
+from glow_tf.devices.workers import cluster_of, in_several_processes
 
 
 def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Strategy:
@@ -20,19 +17,18 @@ def make_strategy(strategy: str, virtual_devices: int = 0) -> tf.distribute.Stra
     Args:
       strategy: `one_device`; `mirrored` over all GPUs, or over all logical CPU devices where there is no
         GPU, which is `one_device` if there is only one; `auto`: the same; `multi_worker`: mirrored over the
-        processes that `TF_CONFIG` lists, which must all have started; `part_parallel`: TensorFlow's default,
-        to be used with `part_devices`.
+        processes of `cluster_of`, for which it waits; `part_parallel`: TensorFlow's default, to be used with
+        `part_devices`.
       virtual_devices: logical CPU devices to make first; 0 leaves them alone.
 
     Raises:
-      ConfigError: there is no such strategy, or TensorFlow has already started with another number of CPU
-        devices.
+      ConfigError: there is no such strategy, nothing describes the cluster, or TensorFlow has already started
+        with another number of CPU devices.
     """
     if strategy not in STRATEGIES:
         raise ConfigError(f"strategy must be one of {', '.join(STRATEGIES)}. Received: {strategy=}")
     if strategy == "multi_worker":
-        wait_for_heartbeats(LONGEST_TRANSFER)
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_of(strategy))
     if virtual_devices:
         _make_virtual_devices(virtual_devices)
     devices, gpus = _devices()
@@ -124,27 +120,19 @@ def distributed(strategy: tf.distribute.Strategy, batches: Callable[..., tf.data
     return strategy.distribute_datasets_from_function(of_process)
 
 
-def part_devices(strategy: str, listed: str, num_parts: int, group: ProcessGroup | None = None) -> list[str]:
+def part_devices(strategy: str, listed: str, num_parts: int) -> list[str]:
     """Returns the device of every part; empty unless the strategy is `part_parallel`.
 
     Args:
       strategy: see `make_strategy`, which comes first.
       listed: names of devices, comma-separated; empty takes this process's devices in order.
       num_parts: number of parts.
-      group: the run's processes, one per part; None in a single process.
 
     Raises:
-      ConfigError: a device does not exist, there are too few, or a process does not start in time.
+      ConfigError: a device does not exist, or there are too few.
     """
     if strategy != "part_parallel":
         return []
-    if group is not None:
-        if listed or len(group.addresses) != num_parts:
-            raise ConfigError(
-                f"part_parallel over processes needs one process for each of the {num_parts} parts, and no "
-                f"part_devices. Received: {len(group.addresses)} processes, part_devices={listed!r}"
-            )
-        return connect(group)
     present, _ = _devices()
     if not listed and len(present) < num_parts:
         raise ConfigError(

@@ -12,44 +12,28 @@ from glow_tf.bijectors.pieces import set_number_of_streams
 from glow_tf.core.cores import usable_cores
 
 SMALLEST_PIECE = 2  # images; the smallest for which streams were measured, and they pay
-SENDING_THREADS = 1  # without a thread that does not compute, tensors wait to be sent until a part is done
 M_ARENA_MAX = -8  # from glibc's malloc.h
 
 
-def set_up_process(
-    batch_size: int, streams: int = 0, *, reversible: bool = False, processes: int = 0, slices: int = 1
-) -> int:
+def set_up_process(batch_size: int, streams: int = 0, *, reversible: bool = False) -> int:
     """Sets the threads, heap and streams of a process that trains; returns the number of streams.
 
     Call it before TensorFlow starts.
 
     Args:
-      batch_size: images per batch.
+      batch_size: images per batch, those of this process alone.
       streams: number of streams; see `use_streams`.
       reversible: whether activations are recomputed to save memory.
-      processes: how many of the run's processes share this machine's cores; 0 if the run has one process.
-      slices: how many of the run's processes share a batch.
     """
     # Function optimisation copies a flow step's function for every call. That takes a second at 3×32 flow
     # steps, and training steps gain nothing.
     tf.config.optimizer.set_experimental_options({"function_optimization": False})
     if reversible:
         _share_one_heap()
-    if not processes:
-        return use_streams(batch_size, streams)
-    cores = cores_per_process(processes)
-    tf.config.threading.set_intra_op_parallelism_threads(cores)
-    count = use_streams(batch_size // slices, streams, cores)
-    tf.config.threading.set_inter_op_parallelism_threads(cores + SENDING_THREADS)
-    return count
+    return use_streams(batch_size, streams)
 
 
-def cores_per_process(processes: int) -> int:
-    """Returns how many cores each of `processes` processes on this machine gets, at least 1."""
-    return max(usable_cores() // processes, 1)
-
-
-def use_streams(batch_size: int, count: int = 0, cores: int = 0) -> int:
+def use_streams(batch_size: int, count: int = 0) -> int:
     """Makes this process run batches in streams, and returns their number.
 
     TensorFlow's threads are set once for a process. If TensorFlow has started, or if there is a GPU, nothing
@@ -58,9 +42,8 @@ def use_streams(batch_size: int, count: int = 0, cores: int = 0) -> int:
     Args:
       batch_size: images per batch.
       count: number of streams; 0 means one per core, but at least 2 images per stream.
-      cores: number of cores this process may use; 0 means all.
     """
-    cores = cores or usable_cores()
+    cores = usable_cores()
     count = count or min(cores, batch_size // SMALLEST_PIECE)
     if count < 2 or tf.config.list_physical_devices("GPU"):
         return 1

@@ -1,47 +1,60 @@
-"""Workers that share every batch: noticing that one of them is gone, and what they tell one another."""
+"""The processes of a run under `multi_worker`: who they are, and what they compute together."""
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.devices import liveness
-from glow_tf.devices.processes import ProcessGroup, lost_message
-from glow_tf.internals import abort_collectives
+from glow_tf.core.errors import ConfigError
 
-LONGEST_TRANSFER = 300.0  # seconds that weights or gradients may take over the workers' link
+Cluster = tf.distribute.cluster_resolver.ClusterResolver
+
+
+def cluster_of(strategy: str) -> Cluster | None:
+    """Returns the cluster of a run, as `TF_CONFIG` or SLURM describe it; None for a single process.
+
+    ConfigError if `multi_worker` has neither, or they describe no cluster of workers.
+    """
+    if strategy != "multi_worker":
+        return None
+    try:
+        if "TF_CONFIG" not in os.environ:
+            os.environ["TF_CONFIG"] = _of_slurm()  # where TensorFlow looks for it, too
+        cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        if cluster.task_type == "worker" and cluster.task_id in range(
+            cluster.cluster_spec().num_tasks("worker")
+        ):
+            return cluster
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        pass
+    raise ConfigError(
+        'multi_worker needs a TF_CONFIG of {"cluster": {"worker": ["host:port", …]}, "task": {"type": '
+        '"worker", "index": k}} where k is this process, or the variables that srun sets. '
+        f"Received: TF_CONFIG={os.environ.get('TF_CONFIG', '')!r:.500}"
+    )
+
+
+def _of_slurm() -> str:
+    """Returns the `TF_CONFIG` of a task that srun has started."""
+    # SLURM itself gives each task its GPUs, or none, for which this class has no numbers.
+    tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
+    own = {"gpus_per_node": tasks, "gpus_per_task": 1, "auto_set_gpu": False}
+    slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(**own)
+    cluster = slurm.cluster_spec().as_dict()  # after which the task is known
+    return json.dumps({"cluster": cluster, "task": {"type": slurm.task_type, "index": slurm.task_id}})
+
+
+def is_chief(cluster: Cluster | None) -> bool:
+    """Returns whether this process has the workdir: the only process, or worker 0."""
+    return cluster is None or cluster.task_id == 0
 
 
 def in_several_processes(strategy: tf.distribute.Strategy) -> bool:
     """Returns whether the strategy's replicas are spread over processes."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-
-
-@contextlib.contextmanager
-def watched_workers(group: ProcessGroup | None) -> Iterator[None]:
-    """Within the context, an operation that waits for a worker that is gone fails within seconds.
-
-    A worker is gone when its host refuses connections. `naming_who_is_lost` says of the error who it is.
-    """
-    if group is None or group.job != "worker":
-        yield
-        return
-    over = threading.Event()
-
-    def watch() -> None:
-        gone, _ = liveness.first_lost(group, over)
-        if gone:
-            abort_collectives(lost_message(group.names(gone)))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(liveness.ANSWER_TIME)
 
 
 def sums_over_replicas(values: Sequence[tf.Tensor | tf.Variable]) -> list[tf.Tensor]:
@@ -63,30 +76,25 @@ def by_each_replica(strategy: tf.distribute.Strategy, function: Callable[[], Any
 
 
 def holds_anywhere(strategy: tf.distribute.Strategy, here: bool) -> bool:
-    """Returns whether something holds in this process or, where all of them ask, in another one."""
+    """Returns whether something holds in this process or in another one; waits until all have asked."""
     if not in_several_processes(strategy):
         return here
     (count,) = by_each_replica(strategy, lambda: sums_over_replicas([tf.constant(float(here))]))
     return float(count) > 0
 
 
-def follow_first_worker(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]) -> None:
-    """Gives every worker the values that the first one has, and waits until all workers have come here.
-
-    Does nothing in a single process. Integers must be below 2^53.
-    """
+def check_same_in_all(strategy: tf.distribute.Strategy, known: Mapping[str, str]) -> None:
+    """Raises ConfigError unless all processes of a run know the same; all of them come here at once."""
     if not in_several_processes(strategy):
         return
-    is_chief = strategy.cluster_resolver.task_id == 0
-
-    values = [variable.read_value() for variable in variables]
-    floats = [value if value.dtype.is_floating else tf.cast(value, tf.float64) for value in values]
-
-    def values_of_first() -> list[tf.Tensor]:
-        replica = tf.distribute.get_replica_context()
-        own = tf.equal(replica.replica_id_in_sync_group, 0) if is_chief else tf.constant(False)
-        # Chosen rather than multiplied by 0: a best bpd is infinite until there is one.
-        return sums_over_replicas([tf.where(own, v, tf.zeros_like(v)) for v in [*floats, tf.constant(1.0)]])
-
-    for variable, total in zip(variables, by_each_replica(strategy, values_of_first), strict=False):
-        variable.assign(tf.cast(total, variable.dtype))
+    own = tf.constant([zlib.crc32(text.encode(errors="surrogateescape")) for text in known.values()])
+    own = tf.cast(own, tf.float64)  # whose sums are exact
+    (total,) = by_each_replica(strategy, lambda: sums_over_replicas([own]))
+    same = (total == own * strategy.num_replicas_in_sync).numpy()
+    if other := [
+        f"{name}={text}" for (name, text), alike in zip(known.items(), same, strict=True) if not alike
+    ]:
+        raise ConfigError(
+            "all processes of a run must have the same flags, data and checkpoints. "
+            f"Received: in this one {', '.join(other)}"
+        )

@@ -22,7 +22,7 @@ class Passage(NamedTuple):
 
     @classmethod
     def specs(cls, shape: Sequence[int], before: int, dtype: str, condition: Any = None) -> Passage:
-        """Returns what crosses a cut, as tensor specs of examples: queues, caches and devices map over it.
+        """Returns what crosses a cut, as tensor specs of examples: caches and devices map over it.
 
         The shape is that of h, `before` the number of parts before the cut. `condition` has the specs of what
         an example is given.

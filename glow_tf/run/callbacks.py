@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import DivergedError, NonFiniteError, reason_of
-from glow_tf.devices.workers import follow_first_worker, holds_anywhere, in_several_processes
+from glow_tf.devices.workers import holds_anywhere, in_several_processes
 from glow_tf.model.glow import Glow
 from glow_tf.run import health, pictures
 from glow_tf.run.context import Run
@@ -91,11 +91,6 @@ class EpochRecord(RunCallback):
         result.total_seconds += result.seconds
         images = self.run.steps_per_epoch * self.run.config.train.batch_size
         result.images_per_second = images / result.seconds
-        result.waits = {}
-        for k in range(1, len(self.model.glow.parts) + 1):
-            if f"busy_seconds_{k}" in result.means:
-                busy = result.means[f"busy_seconds_{k}"] * self.params["steps"]
-                result.waits[k] = max(1 - busy / result.seconds, 0.0)
         self._evaluate()
         result.eval_seconds = time.perf_counter() - end
         result.traffic = self.model.training_steps.traffic(
@@ -224,8 +219,6 @@ class TensorBoardByPart(RunCallback):
                 yield f"{kind}/part_{part}", value
         for k, bits in bits_of_levels(result.means, self.run.config.model).items():
             yield f"bits_of_level/part_{k}", bits
-        for k, wait in result.waits.items():
-            yield f"wait/part_{k}", wait
 
 
 class WholeEpochs(keras.callbacks.Callback):
@@ -251,9 +244,6 @@ class SaveCheckpoints(RunCallback):
     Within an epoch it saves when `checkpoint_minutes` have passed since the last save, and when the run is
     interrupted: the step is made, its state is saved, and the run ends. While training may be about to
     diverge it saves nothing. In a run of several processes interrupts do not wait.
-
-    Workers save after the same step. So that they need not ask in each step whether the minutes have passed
-    on the first one's clock, they look at it now and then, and it says when they will look again.
     """
 
     def __init__(self, run: Run, result: EpochResult, interrupts: Interrupts):
@@ -265,13 +255,8 @@ class SaveCheckpoints(RunCallback):
         self._last = time.monotonic()
         self.interrupts.release()  # one may have waited since a step that ended in a divergence
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Lets workers look at the clock after the first step."""
-        before = self.model.steps_before
-        self._looked, self._look = (before, time.monotonic()), before + 1
-
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        if self.run.group is None and batch >= self.model.steps_before:
+        if not in_several_processes(self.run.strategy) and batch >= self.model.steps_before:
             self.interrupts.hold()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -279,11 +264,10 @@ class SaveCheckpoints(RunCallback):
         if batch < self.model.steps_before:
             return
         waiting = self.interrupts.waiting
-        due = waiting or self._is_due(batch + 1)
+        due = waiting or self._is_due()
         # A run goes on from the newest checkpoint: one of a divergence would stop it again and again.
         if due and not self.model.divergence_monitor.steps_outside and self._all_finite():
             start = time.perf_counter()
-            self.model.training_steps.empty_queues(self.model.phase, self.model.train_function)
             self.run.checkpoints.save_within(batch + 1, self.result.seconds)
             self._last = time.monotonic()
             self.result.save_seconds += time.perf_counter() - start
@@ -313,21 +297,10 @@ class SaveCheckpoints(RunCallback):
         self._last = time.monotonic()
         self.model.stop_training |= loses_patience(self.run, epoch + 1)
 
-    def _is_due(self, step: int) -> bool:
-        """Returns whether the time to save has come, the same on all workers; after a step (from 1)."""
-        seconds, now = 60 * self.run.config.checkpoint_minutes, time.monotonic()
-        due = now - self._last >= seconds
-        if not seconds or not in_several_processes(self.run.strategy):
-            return seconds > 0 and due
-        if step < self._look:
-            return False
-        last, then = self._looked
-        left = seconds if due else seconds - (now - self._last)
-        ahead = min(left * (step - last) / (now - then), self.params["steps"])
-        agreed = tf.Variable([int(due), step + max(int(ahead), 1)], dtype=tf.int64)
-        follow_first_worker(self.run.strategy, [agreed])
-        self._looked, (due, self._look) = (step, time.monotonic()), agreed.numpy().tolist()
-        return bool(due)
+    def _is_due(self) -> bool:
+        """Returns whether the time to save within an epoch has come; it does not in several processes."""
+        seconds = 0.0 if in_several_processes(self.run.strategy) else 60 * self.run.config.checkpoint_minutes
+        return seconds > 0 and time.monotonic() - self._last >= seconds
 
     def _all_finite(self) -> bool:
         """Returns whether every number of the state is finite, in all processes."""

@@ -8,21 +8,21 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from glow_tf import data, presets
+from glow_tf import data
 from glow_tf.bijectors.registered import with_registered
-from glow_tf.config import PRIOR, ModelConfig, RunConfig
+from glow_tf.config import MAY_DIFFER, PRIOR, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError, printable
 from glow_tf.core.memory import check_memory
 from glow_tf.data.arrays import in_memory
 from glow_tf.devices import strategies
-from glow_tf.devices.processes import ProcessGroup, is_chief
+from glow_tf.devices.workers import check_same_in_all, in_several_processes
 from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.layout.schedule import Phase, cache_noise_epochs, cached_parts, epoch_costs, one_part, phases_of
 from glow_tf.model.glow import Glow
 from glow_tf.run import tables
 from glow_tf.run.files import saved
 from glow_tf.run.files.checkpoints import Checkpoints, checkpoint_bytes
-from glow_tf.run.files.checksums import check_same_data, check_same_on_workers, fingerprints, write_data
+from glow_tf.run.files.checksums import check_same_data, fingerprints, write_data
 from glow_tf.run.files.workdir import Workdir
 from glow_tf.run.prior import with_start, with_validation
 from glow_tf.run.suited import suited
@@ -49,8 +49,7 @@ class Run:
 
     Attributes:
       config: all settings.
-      workdir: the run's folder; on a worker other than the first, a temporary one.
-      group: the run's processes; None for a single process.
+      workdir: the run's folder, which one process writes.
       images: training, validation and test images.
       phases: the phase of every epoch.
       layouts: the parts, for what a step takes: crops, or whole images.
@@ -60,7 +59,6 @@ class Run:
 
     config: RunConfig
     workdir: Workdir
-    group: ProcessGroup | None
     images: data.ImageData
     phases: tuple[Phase, ...]
     layouts: tuple[PartLayout, ...]
@@ -69,8 +67,8 @@ class Run:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process has the workdir; see `processes.is_chief`."""
-        return is_chief(self.group)
+        """Whether this process writes the workdir; see `workers.is_chief`."""
+        return self.workdir.writes
 
     @property
     def strategy(self) -> Strategy:
@@ -115,13 +113,13 @@ class Run:
     @property
     def has_traffic(self) -> bool:
         """Whether something crosses cuts or links: not so in levels, or in one part, on a single device."""
-        spread = self.group is not None or self.strategy.num_replicas_in_sync > 1 or self.glow.part_devices
+        spread = self.strategy.num_replicas_in_sync > 1 or self.glow.part_devices
         return bool(spread) or (len(self.layouts) > 1 and not self.config.model.design.separable)
 
     @functools.cached_property
     def probe(self) -> Probe | None:
         """Measures the model's conditioning; None in several processes, where it would cross the links."""
-        if self.group is not None:
+        if in_several_processes(self.strategy):
             return None
         images = self.images.test[:PROBE_IMAGES]
         return Probe(self.glow, images, self.first_conditions(len(images)))
@@ -193,32 +191,31 @@ class Run:
         return {"condition": self.images.conditions[split]} if self.images.conditions else {}
 
 
-def _devices(config: RunConfig, group: ProcessGroup | None) -> list[str]:
+def _devices(config: RunConfig) -> list[str]:
     """Returns the device of every part; empty if there are none, or their number is left open."""
     if config.num_parts is None:
         return []
-    return strategies.part_devices(config.strategy, config.part_devices, config.num_parts, group)
+    return strategies.part_devices(config.strategy, config.part_devices, config.num_parts)
 
 
-def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, strategy: Strategy) -> Run:
+def prepare(config: RunConfig, workdir: Workdir, strategy: Strategy) -> Run:
     """Reads the data, makes model, trainer and checkpoints, claims the workdir; ConfigError if it cannot."""
-    # What may be refused comes before the data, which may take long; other processes wait for devices.
-    devices = _devices(config, group)
+    # What may be refused comes before the data, which may take long.
+    devices = _devices(config)
     config = dataclasses.replace(config, model=with_registered(config.model))
-    chief = is_chief(group)
-    start = _start_of(config, workdir, chief)
+    start = None if workdir.can_resume() else _start_of(config)
     if config.train.objective:
         imported_objective(config.train.objective)
     images = data.load(config.data)
     for note in images.notes:
         print(printable(note))
     before = config
-    config, images, start = with_start(config, images, start, strategy)
+    config, images, start = with_start(config, images, start)
     if config.left_open:
         config = suited(config, images.image_shape, len(images.train), images.levels)
         images = with_validation(config, images)
     if config is not before:
-        workdir.config, devices = config, _devices(config, group)
+        workdir.config, devices = config, _devices(config)
     _check_memory(config, images)
     model = dataclasses.replace(
         config.model,
@@ -232,28 +229,35 @@ def prepare(config: RunConfig, workdir: Workdir, group: ProcessGroup | None, str
     steps = data.steps_per_epoch(len(images.train), config.train.batch_size)
     with strategy.scope():
         trainer = compiled_trainer(config, Glow(model, devices, name="glow"), phases, steps)
-        if start is not None and chief:
+        if start is not None:
             print(saved.start_from(config.init_from, start, trainer.glow))
         trainer.glow.dequantize.adapt(images.train)
     if config.train.cache_prefix:
         trainer.prefix_caches = _make_caches(trainer, len(images.train))
     most = CHECKPOINTS_ON_DISK + bool(config.init_from) + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
-    if chief:
-        workdir.check_space(most * checkpoint_bytes(trainer))
+    workdir.check_space(most * checkpoint_bytes(trainer))
     folder = workdir.path / "checkpoints"
     checksums = fingerprints(images)
     check_same_data(folder, model, checksums)
-    check_same_on_workers(strategy, checksums)
-    workdir.claim()
-    checkpoints = Checkpoints(folder, trainer, writes=chief)
-    write_data(folder, checksums)
-    return Run(config, workdir, group, images, phases, layouts, trainer, checkpoints)
+    # Nothing is written before all processes have read what there is.
+    check_same_in_all(strategy, checksums | {"flags": _of_all_processes(config)})
+    if workdir.writes:
+        workdir.claim()
+    checkpoints = Checkpoints(folder, trainer, writes=workdir.writes)
+    if workdir.writes:
+        write_data(folder, checksums)
+    return Run(config, workdir, images, phases, layouts, trainer, checkpoints)
 
 
-def _start_of(config: RunConfig, workdir: Workdir, chief: bool) -> Glow | None:
-    """Returns the model that a new run starts from, if it is known; workers need its size, of a preset."""
-    reads = not workdir.can_resume() if chief else presets.refers_to_preset(config.init_from)
-    if not reads or config.init_from in ("", PRIOR):
+def _of_all_processes(config: RunConfig) -> str:
+    """Returns what all processes of a run must have alike: what changes numbers, or when all stop."""
+    own = MAY_DIFFER - {"patience", "max_skipped_steps", "on_divergence"}
+    return " ".join(f"--{name}={value}" for name, value in config.to_settings().items() if name not in own)
+
+
+def _start_of(config: RunConfig) -> Glow | None:
+    """Returns the model that a new run starts from, if it is known."""
+    if config.init_from in ("", PRIOR):
         return None
     return saved.load_start(config.init_from, config.model)
 
@@ -291,10 +295,9 @@ def compiled_trainer(
     objective = imported_objective(train.objective) if train.objective else None
     trainer = PartsTrainer(glow, phases, config.seed, objective)
     train = dataclasses.replace(train, cache_prefix=False, objective="")  # the run has made them
-    delay = train.part_delay if glow.part_devices else 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a run prints what is wrong with its rates
-        trainer.compile(train, steps_per_epoch=steps_per_epoch, part_delay=delay, jit_compile=compiles)
+        trainer.compile(train, steps_per_epoch=steps_per_epoch, jit_compile=compiles)
     return trainer
 
 

@@ -34,8 +34,6 @@ class EpochResult:
     total_seconds: float = 0.0  # `seconds` of this and all earlier epochs
     eval_seconds: float = 0.0
     images_per_second: float = 0.0  # of training
-    # For parts on their own devices, part (from 1) → the fraction of `seconds` that it waited.
-    waits: Mapping[int, float] = dataclasses.field(default_factory=dict)
     test: tuple[float, float] | None = None  # bits/dim and their standard error
     validation: tuple[float, float] | None = None
     conditioning: Conditioning | None = None
@@ -48,11 +46,8 @@ class EpochResult:
 
     @property
     def skipped_steps(self) -> int:
-        """Number of steps of the epoch that were skipped because they were not finite, rounded up.
-
-        A step that one of n workers skips, where each makes steps alone, is 1/n.
-        """
-        return math.ceil(self.means.get("skipped_steps", 0.0) - 1e-3)
+        """Number of steps of the epoch that were skipped because they were not finite."""
+        return round(self.means.get("skipped_steps", 0.0))
 
     def history_row(self) -> dict[str, str]:
         """Returns the epoch's row of history.csv; columns that the phase does not compute are left out."""

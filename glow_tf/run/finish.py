@@ -13,6 +13,7 @@ import tensorflow as tf
 from glow_tf.data.overlap import share_looked_at
 from glow_tf.data.progress import notice
 from glow_tf.devices import strategies
+from glow_tf.devices.workers import in_several_processes
 from glow_tf.model.glow import Glow
 from glow_tf.run import health, tables
 from glow_tf.run.callbacks import draw_samples
@@ -66,7 +67,7 @@ def finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Ma
     error = math.nan if summary["test_bpd_se"] is None else summary["test_bpd_se"]
     run.workdir.write_summary(summary)
     with run.trainer.averages.in_place():
-        report = write_report(run, trained or (run.glow if run.group is None else None))
+        report = write_report(run, trained or (None if in_several_processes(run.strategy) else run.glow))
     print(tables.closing_table(history, len(run.layouts), run.costs, run.has_traffic))
     of = "one noise draw per test image: an upper bound in expectation"
     of = "of the density of the test data" if run.glow.config.is_real else of

@@ -1,8 +1,6 @@
 """What a run's model scores on the images that it does not train on."""
 
-import tensorflow as tf
-
-from glow_tf.devices.workers import follow_first_worker
+from glow_tf.devices.workers import holds_anywhere, in_several_processes
 from glow_tf.run.context import Run
 from glow_tf.run.files.workdir import is_out_of_patience
 from glow_tf.training.one_level import OneLevel
@@ -14,7 +12,7 @@ class HeldOut:
 
     def __init__(self, run: Run, trainer: PartsTrainer):
         only = run.config.train.only_part
-        alone = only and run.group is None and run.strategy.num_replicas_in_sync == 1
+        alone = only and not in_several_processes(run.strategy) and run.strategy.num_replicas_in_sync == 1
         self._run, self._trainer = run, trainer
         self._level = OneLevel(trainer, only - 1) if alone else None
 
@@ -34,7 +32,8 @@ class HeldOut:
 def loses_patience(run: Run, epochs: int) -> bool:
     """Returns whether a run ends after so many epochs; all processes come here, and the first one decides."""
     patience = run.config.patience
-    ends = tf.Variable(int(is_out_of_patience(patience, epochs, run.workdir.best_epoch)), dtype=tf.int64)
-    if patience:
-        follow_first_worker(run.strategy, [ends])
-    return bool(ends)
+    if not patience:
+        return False
+    return holds_anywhere(
+        run.strategy, run.is_chief and is_out_of_patience(patience, epochs, run.workdir.best_epoch)
+    )

@@ -7,12 +7,10 @@ against it; then it says what, and starts anew.
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
 from glow_tf import data, presets
 from glow_tf.config import PRIOR, SAME_FUNCTION, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.devices.workers import follow_first_worker
 from glow_tf.model.glow import Glow
 from glow_tf.run import suited
 from glow_tf.run.files import saved
@@ -35,7 +33,7 @@ def settings_for(image_shape: tuple[int, int, int]) -> ModelConfig | None:
 
 
 def with_start(
-    config: RunConfig, images: data.ImageData, start: Glow | None, strategy: tf.distribute.Strategy
+    config: RunConfig, images: data.ImageData, start: Glow | None
 ) -> tuple[RunConfig, data.ImageData, Glow | None]:
     """Returns a run with what it starts from decided, its images, and the model that it starts from.
 
@@ -43,7 +41,7 @@ def with_start(
     is resized to the images, if it can be.
     """
     if config.init_from == PRIOR:
-        return _with_prior(config, images, strategy)
+        return _with_prior(config, images)
     fitted = None if start is None else saved.resized(start, images.image_shape)
     if fitted is not start:
         old, new, own = (vars(model) for model in (start.config, fitted.config, config.model))
@@ -52,9 +50,7 @@ def with_start(
     return config, images, fitted
 
 
-def _with_prior(
-    config: RunConfig, images: data.ImageData, strategy: tf.distribute.Strategy
-) -> tuple[RunConfig, data.ImageData, Glow | None]:
+def _with_prior(config: RunConfig, images: data.ImageData) -> tuple[RunConfig, data.ImageData, Glow | None]:
     name, glow, bits, trivial = suited.PRESETS.get(images.image_shape[-1]), None, np.nan, np.nan
     tuned = suited.tuned(config, len(images.train) + len(images.validation))
     chosen, cut = config, images
@@ -71,9 +67,7 @@ def _with_prior(
         why = str(error)
     if not (why or bits <= trivial):
         why = f"untouched it needs {bits:.2f} bits/dim for these images, and a trivial density {trivial:.2f}"
-    goes = tf.Variable(int(not why), dtype=tf.int64)
-    follow_first_worker(strategy, [goes])
-    if not goes:
+    if why:
         print(f"This run starts anew, and not from the prior {name}: {why}.", flush=True)
         return dataclasses.replace(config, init_from="", follows=()), images, None
     flags = " ".join(f"--{n}={value}" for n, value in tuned.items() if n in config.follows)

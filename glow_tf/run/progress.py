@@ -65,9 +65,6 @@ class Progress(RunCallback):
         if result.non_finite_samples:
             pieces.append(f"WARNING: {result.non_finite_samples} sample pixels are not finite")
         pieces += [f"{result.seconds:.1f} s", f"{result.images_per_second:.0f} images/s"]
-        if result.waits:
-            waits = ", ".join(f"{100 * wait:.0f} %" for wait in result.waits.values())
-            pieces.append(f"parts wait {waits}")
         pieces.append(f"{self._time_left(self._seconds, self._cost, 1.0)} left")
         print(("\r\033[K" if self.bar else "") + " · ".join(pieces), flush=True)
 
@@ -90,5 +87,5 @@ def _bpd_of(means: Mapping[str, float]) -> str:
     if "bpd" in means:
         return f"train {means['bpd']:.4f} bpd"
     parts = [int(name.removeprefix("local_bpd_")) for name in means if name.startswith("local_bpd_")]
-    # There is none while no batch has come through the queues, or all steps so far were skipped.
+    # There is none while all steps so far were skipped.
     return f"local_bpd_{max(parts)} {means[f'local_bpd_{max(parts)}']:.4f}" if parts else "no train bpd"

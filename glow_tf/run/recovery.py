@@ -9,7 +9,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from glow_tf.core.errors import ConfigError, DivergedError
-from glow_tf.devices.workers import holds_anywhere
+from glow_tf.devices.workers import in_several_processes
 from glow_tf.model.glow import Glow
 from glow_tf.run.context import Run, compiled_trainer
 from glow_tf.run.files import saved
@@ -40,17 +40,9 @@ def _roll_back(run: Run, error: DivergedError) -> int:
 
     The first process, which has the workdir, decides. DivergedError if the run may not roll back.
     """
-    if run.config.train.on_divergence != "recover":
+    if run.config.train.on_divergence != "recover" or in_several_processes(run.strategy):
         raise error
-    given_up = None
-    if run.is_chief:
-        try:
-            _go_back(run, error)
-        except DivergedError as why:
-            given_up = why
-    if holds_anywhere(run.strategy, given_up is not None):
-        raise given_up or error
-    run.checkpoints.share()
+    _go_back(run, error)
     for cache in run.trainer.prefix_caches.values():
         cache.forget()
     return int(run.checkpoints.epochs)

@@ -77,7 +77,6 @@ class PhaseSwitch(keras.callbacks.Callback):
         self.model.set_phase(phases[-1])
         self.model.reset_metrics()
         self.model.training_steps.begin_epoch(phases, self.params["steps"], self.model.steps_before > 0)
-        self._goes_on = False  # whether a step was made, and the epoch has more
         self._passing = self.model.steps_before > 0
         if self._passing:
             so_far = self.model.get_metrics_result()
@@ -91,7 +90,6 @@ class PhaseSwitch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Gives every epoch the same logs: NaN where its phase computes nothing."""
-        self._end()
         self.model.steps_before = 0
         for name in self.model.logs.means.names:
             logs.setdefault(name, math.nan)
@@ -101,19 +99,13 @@ class PhaseSwitch(keras.callbacks.Callback):
 
         What no step has computed yet is left out of the logs, like what the phase does not compute.
         """
-        steps = self.params["steps"]
         for name in self.model.logs.means.names:
             if math.isnan(logs.get(name, 0.0)):  # at which `TerminateOnNaN` would end training
                 del logs[name]
         if self._passing:
             return
         self.model.training_steps.traced.add(self.model.phase)
-        self._goes_on = steps is None or batch + 1 < steps
-        self._end_step(last=not self._goes_on)
-
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Lets Keras validate what an epoch that was cut short has ended with."""
-        self._end()
+        self.model.training_steps.end_step(self.model.phase)
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Replaces the other parts' weights by their averages when Keras has done so with the first part's.
@@ -123,18 +115,6 @@ class PhaseSwitch(keras.callbacks.Callback):
         """
         for k, optimizer in enumerate(self.model.optimizers[1:], start=1):
             optimizer.finalize_variable_values(self.model.forward_pass.variables_of(k))
-
-    def _end(self) -> None:
-        """Ends an epoch that a callback has stopped, or whose data ran out, before its last step."""
-        if self._goes_on:
-            self._goes_on = False
-            self._end_step(last=True)
-
-    def _end_step(self, last: bool) -> None:
-        phase, steps = self.model.phase, self.model.training_steps
-        steps.end_step(phase, last)
-        if last:
-            steps.empty_queues(phase, self.model.train_function)
 
 
 class AllOptimizers(keras.callbacks.Callback):

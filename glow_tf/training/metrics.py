@@ -54,20 +54,19 @@ class MeanIfAny(keras.metrics.Mean):
 class StepMeans:
     """Means over an epoch of what training steps report.
 
-    `local_bpd_k` of every part that was scored, `gradient_norm_k` and (for parts on their own devices)
-    `busy_seconds_k` of every part that was trained, and, if all parts ran, the bits per dimension of the
-    whole chain as `bpd` and as `loss`. `skipped_steps` is the number of steps that were skipped because they
-    were not finite; the means leave them out, and are NaN if no step is left.
+    `local_bpd_k` of every part that was scored, `gradient_norm_k` of every part that was trained, and, if all
+    parts ran, the bits per dimension of the whole chain as `bpd` and as `loss`. `skipped_steps` is the number
+    of steps that were skipped because they were not finite; the means leave them out, and are NaN if no step
+    is left.
 
     A part whose objective `is_likelihood` is scored only where it is trained on it; a part that is `fixed` is
-    passed over elsewhere. `timed` says whether the parts have devices of their own.
+    passed over elsewhere.
     """
 
-    def __init__(self, parts: Sequence[Part], objectives: Sequence[LocalObjective], timed: bool):
+    def __init__(self, parts: Sequence[Part], objectives: Sequence[LocalObjective]):
         self._only_trained = tuple(objective.is_likelihood for objective in objectives)
         self._fixed = tuple(part.fixed for part in parts)
-        self._timed = timed
-        kinds = ("local_bpd", "gradient_norm", "busy_seconds")
+        kinds = ("local_bpd", "gradient_norm")
         names = [f"{kind}_{k + 1}" for k in range(len(parts)) for kind in kinds]
         # Sums in float64: a run of several workers goes on from their total, to all digits that are written.
         means = [MeanIfAny(name, "float64") for name in ("bpd", *names)]
@@ -82,16 +81,13 @@ class StepMeans:
     @property
     def names(self) -> list[str]:
         """All names that any phase reports."""
-        timed = [name for name in self._means if self._timed or not name.startswith("busy_seconds")]
-        return ["loss", "skipped_steps", *timed]
+        return ["loss", "skipped_steps", *self._means]
 
     def of(self, phase: Phase) -> list[keras.metrics.Metric]:
         """Returns the means that a phase computes; what it minimises is first."""
         names = ["bpd"] if self._runs_all(phase) else []
         names += [f"local_bpd_{k + 1}" for k in self._scored(phase)]
         names += [f"gradient_norm_{k + 1}" for k in phase.active]
-        if self._timed and not phase.end_to_end:
-            names += [f"busy_seconds_{k + 1}" for k in phase.active]
         return [*(self._means[name] for name in names), self._skipped]
 
     def names_of(self, phase: Phase) -> set[str]:
@@ -119,10 +115,8 @@ class StepMeans:
         """Adds a step; `norms` are of each active part's gradients. One that is not finite was skipped."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync  # each of them counts the step
         self._skipped.update_state(tf.where(finite, 0.0, 1 / replicas))
-        arrived = [True] * (phase.last + 1) if step.arrived is None else step.arrived
-        weights = [tf.cast(finite & a, tf.float32) for a in arrived]
-        # With queues, all of `truncated_nlls` belongs to the batch that has come to the last part.
-        of_examples = weights[-1] if step.weight is None else weights[-1] * step.weight
+        applied = tf.cast(finite, tf.float32)
+        of_examples = applied if step.weight is None else applied * step.weight
 
         def add(name: str, values: tf.Tensor, weight: tf.Tensor) -> None:
             # A weight per value: Keras would count a batch once, whatever its size, if it had one weight.
@@ -132,9 +126,7 @@ class StepMeans:
         for k in self._scored(phase):
             add(f"local_bpd_{k + 1}", step.truncated_nlls[k], of_examples)
         for k, norm in zip(phase.active, norms, strict=True):
-            add(f"gradient_norm_{k + 1}", norm, weights[k])
-        for k, seconds in zip(phase.active, step.busy, strict=False):
-            add(f"busy_seconds_{k + 1}", seconds, weights[k])
+            add(f"gradient_norm_{k + 1}", norm, applied)
         if self._runs_all(phase):
             add("bpd", step.truncated_nlls[-1], of_examples)
 
@@ -142,8 +134,8 @@ class StepMeans:
 class Logs:
     """What a trainer tells Keras: means of its steps or, within `evaluating`, the result of an evaluation."""
 
-    def __init__(self, parts: Sequence[Part], objectives: Sequence[LocalObjective], timed: bool):
-        self.means = StepMeans(parts, objectives, timed)
+    def __init__(self, parts: Sequence[Part], objectives: Sequence[LocalObjective]):
+        self.means = StepMeans(parts, objectives)
         self.of_evaluation = MeanAndError("bpd")
         self.evaluates = False
 

@@ -26,7 +26,7 @@ from glow_tf.training.step.forward_pass import ForwardPass
 from glow_tf.training.step.objective import LocalObjective, PriorObjective
 
 # What a saved trainer does not keep: where and how steps are computed.
-NOT_SAVED = ("steps_per_execution", "jit_compile", "run_eagerly", "sync_every")
+NOT_SAVED = ("steps_per_execution", "jit_compile", "run_eagerly")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,6 @@ class CompileOptions:
     """The options of `PartsTrainer.compile`.
 
     Attributes:
-      part_delay: how many steps a batch waits before each part in simultaneous epochs, where parts have
-        their own devices; see `DelayQueues`.
       clip_norm: largest global norm of the gradients of the loss in bits/dim, after they are summed over
         replicas; 0 does not clip. The norm is over the parts that train together: end to end over all.
       max_skipped_steps: how many steps in a row are skipped if their loss, or the norm of a gradient, is not
@@ -51,11 +49,8 @@ class CompileOptions:
       jit_compile: compile steps with XLA; `auto` does where there is a GPU.
       reversible: recompute activations instead of keeping them (see `Stack`).
       batch_size: of `fit`, where it is given an array and no batch size.
-      sync_every: how many steps each replica makes alone before the replicas meet; 1 sums their gradients in
-        every step. See `LocalSteps`.
     """
 
-    part_delay: int = 0
     clip_norm: float = 0.0
     max_skipped_steps: int = 10
     max_outside_steps: int | None = 10
@@ -65,7 +60,6 @@ class CompileOptions:
     reversible: bool = False
     run_eagerly: bool = False
     batch_size: int = DEFAULT_BATCH_SIZE
-    sync_every: int = 1
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> CompileOptions:
@@ -99,38 +93,27 @@ class CompileOptions:
         """Returns those of keras.Model.compile."""
         return {name: getattr(self, name) for name in ("jit_compile", "steps_per_execution", "run_eagerly")}
 
-    def check_single_step(self) -> None:
-        """Raises ConfigError if a single step is no whole: replicas, or parts, would not be at one place."""
-        if self.sync_every > 1 or self.part_delay:
-            raise ConfigError(
-                "train_on_batch needs sync_every=1 and part_delay=0: replicas that make steps alone meet in "
-                "fit, which also brings all parts to the same batch. "
-                f"Received: sync_every={self.sync_every}, part_delay={self.part_delay}"
-            )
-
     def to_config(self) -> dict[str, float | bool | int]:
         """Returns the options that a saved trainer keeps."""
         return {name: value for name, value in vars(self).items() if name not in NOT_SAVED}
 
     def _check_combination(self, glow: Glow, strategy: tf.distribute.Strategy) -> None:
         replicas, placed = strategy.num_replicas_in_sync, bool(glow.part_devices)
-        for name in ("steps_per_execution", "sync_every"):
-            if not isinstance(value := getattr(self, name), numbers.Integral) or value < 1:
-                raise ConfigError(f"{name} must be 1 or more, an integer. Received: {name}={value!r}")
-        counts = (self.part_delay, self.max_skipped_steps, self.max_outside_steps or 0)
+        if not isinstance(steps := self.steps_per_execution, numbers.Integral) or steps < 1:
+            raise ConfigError(
+                f"steps_per_execution must be 1 or more, an integer. Received: steps_per_execution={steps!r}"
+            )
+        counts = (self.max_skipped_steps, self.max_outside_steps or 0)
         are_counts = all(isinstance(count, numbers.Integral) and count >= 0 for count in counts)
         is_norm = isinstance(self.clip_norm, numbers.Real) and 0 <= self.clip_norm < math.inf
         wrong = {
             "steps_per_execution must be 1 in several processes": self.steps_per_execution != 1
             and in_several_processes(strategy),
-            "part_delay, max_skipped_steps and max_outside_steps must be integers and must not be "
+            "max_skipped_steps and max_outside_steps must be integers and must not be "
             "negative": not are_counts,
             "clip_norm must be finite and must not be negative": not is_norm,
             f"rate_scaling must be one of {', '.join(RATE_SCALINGS)}": self.rate_scaling not in RATE_SCALINGS,
             "part_devices needs one replica": placed and replicas > 1,
-            "part_delay needs a glow with part_devices": self.part_delay and not placed,
-            "sync_every needs steps_per_execution=1, and parts that share a device": self.sync_every > 1
-            and (placed or self.steps_per_execution > 1),
             "jit_compile needs one replica, and parts that share its device": self.jit_compile
             and (placed or replicas > 1),
         }

@@ -51,13 +51,10 @@ def compile_config_of(optimizers: Optimizers, options: CompileOptions) -> dict[s
     return {"optimizers": saved, **options.to_config()}
 
 
-def compiled_of(config: dict[str, Any], placed: bool) -> tuple[Optimizers, CompileOptions]:
-    """Returns optimizers and options of a config; without devices that parts are `placed` on, no delay."""
+def compiled_of(config: dict[str, Any]) -> tuple[Optimizers, CompileOptions]:
+    """Returns optimizers and options of a config."""
     optimizers = [keras.saving.deserialize_keras_object(o) for o in config.pop("optimizers")]
-    config = {**IF_MISSING, **config}
-    if not placed:  # devices are not saved
-        config["part_delay"] = 0
-    return optimizers, CompileOptions(**config)
+    return optimizers, CompileOptions(**{**IF_MISSING, **config})
 
 
 def _warn_of_unregistered(optimizers: Optimizers) -> None:

@@ -14,8 +14,7 @@ class Traffic(NamedTuple):
     Attributes:
       forward: activations and log-likelihood per image, over all the cuts that the image crosses.
       backward: their gradients per image.
-      all_reduce: the gradients per step that data parallelism would reduce over its replicas; where these
-        make steps alone, a step's share of what their meetings reduce.
+      all_reduce: the gradients per step that data parallelism would reduce over its replicas.
     """
 
     forward: int

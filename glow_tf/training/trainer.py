@@ -71,7 +71,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         self.set_phases(phases)
         self.local_objectives = objectives_of(glow, objective)
         self.forward_pass = ForwardPass(glow, self.local_objectives)
-        self.logs = Logs(glow.parts, self.local_objectives, timed=bool(glow.part_devices))
+        self.logs = Logs(glow.parts, self.local_objectives)
         self.prefix_caches: dict[Phase, PrefixCache] = {}
         self.rate_factors: list[tf.Variable] = []  # of a run, for each part
         self.finished_epochs = 0  # of the run that `load_trainer` loads
@@ -243,7 +243,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         """Makes one step of the current phase, as keras.Model.train_on_batch does; initialises like `fit`.
 
         Each replica takes the whole batch: images, or (images, noise); y is as in `fit`. Raises what `fit`
-        does, and ConfigError if replicas make steps alone, parts wait, or rates need the steps per epoch.
+        does, and ConfigError if rates need the steps per epoch.
         """
         check_compiled(self, "train_on_batch")
         check_phases(self.glow, (self.phase,), ())
@@ -254,7 +254,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
             self.initialize(batch["images"], batch.get("noise"), batch.get("condition"))
         self.averages.start()
         logs = super().train_on_batch(batch, return_dict=return_dict)
-        self.training_steps.end_batch(self.phase)
+        self.training_steps.end_step(self.phase)
         return logs
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight=None, return_dict: bool = False) -> Any:
@@ -296,4 +296,4 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         return compile_config_of(self.optimizers, self.options) if self.compiled else None
 
     def compile_from_config(self, config: dict) -> None:
-        self.compile_steps(*compiled_of(config, placed=bool(self.glow.part_devices)))
+        self.compile_steps(*compiled_of(config))

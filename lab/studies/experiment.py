@@ -13,8 +13,8 @@ import lab
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.data.progress import duration
-from glow_tf.devices import children
 from glow_tf.run.tables import bpd_text
+from lab import children
 from lab.studies.runs import Configure, Run, known_shapes, runs_of, tuned_values, tuning_runs
 from lab.studies.study import TRAIN, Study, Variant
 from lab.studies.table import table_of, with_saved_rows

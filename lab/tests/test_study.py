@@ -16,12 +16,11 @@ from test_properties import NAMES, TEXTS, is_fine_or_names
 
 from glow_tf.config import RunConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.devices import children
 from glow_tf.layout.partition import part_layouts
 from glow_tf.layout.schedule import epoch_costs, phases_of
 from glow_tf.run.files.history import reproducible
 from glow_tf.run.files.workdir import flagfile
-from lab import CONFIGS
+from lab import CONFIGS, children
 from lab.experiment import experiment_of
 from lab.sections import Sections
 from lab.studies.experiment import _Clock, command_of, run_study

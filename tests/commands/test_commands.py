@@ -97,17 +97,9 @@ def test_the_help_of_a_command_shows_an_example_and_each_flag_with_its_default(n
     assert "--flagfile=" in shown
 
 
-def test_help_after_the_dashes_is_that_of_the_command_whose_flags_follow(capsys):
-    assert cli.run("train", ["--help"]) == 0
-    of_train = capsys.readouterr().out
-    assert cli.run("launch", ["--workers=2", "--", "--help"]) == 0
-    assert capsys.readouterr().out == of_train
-
-
-@pytest.mark.parametrize(("script", "name"), [("main", "train"), ("launch", "launch")])
-def test_a_script_in_train_runs_a_command(script, name):
-    command = [sys.executable, ROOT / "train" / f"{script}.py", "--help"]
-    assert f"glow-tf {name} --" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def test_the_script_in_train_runs_the_command():
+    command = [sys.executable, ROOT / "train" / "main.py", "--help"]
+    assert "glow-tf train --" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("name", cli.IN_LAB)
@@ -150,22 +142,6 @@ def test_a_wrong_argument_is_one_line(arguments, message, capsys):
     assert error.startswith("Error: ")
     assert message in error
     assert error.count("\n") == 1
-
-
-def test_launch_takes_the_flags_of_train_after_dashes(capsys):
-    assert cli.run("launch", ["--", "--flagfile=quickstart"]) == 1
-    expected = "glow-tf launch needs either --parts or --workers=N. Received: --parts=False, --workers=0"
-    assert expected in capsys.readouterr().err
-    for processes in ("--parts", "--workers=2"):
-        assert cli.run("launch", [processes, "--", "--flagfile=quickstart", "--parts=5,5"]) == 1
-        assert "which adds up to 10" in capsys.readouterr().err
-    expected = (
-        "glow-tf launch needs its own flags, then --, then the flags of glow-tf train. Received: no -- in "
-    )
-    assert cli.run("launch", ["--parts", "--", "--dataset=digits", "--workdir=unused"]) == 1
-    assert "--parts needs --num_blocks, or a --flagfile" in capsys.readouterr().err
-    assert cli.run("launch", ["--parts", "--flagfile=quickstart"]) == 1
-    assert f"{expected}'--parts --flagfile=quickstart'" in capsys.readouterr().err
 
 
 def test_what_is_typed_wins_over_flagfiles_and_the_later_flag_over_the_earlier(tmp_path):
@@ -332,8 +308,6 @@ def test_a_mistake_in_the_program_is_not_hidden():
 def test_the_status_is_what_main_returns():
     assert cli.run_module(module(lambda values: None), []) == 0
     assert cli.run_module(module(lambda values: 3), []) == 3
-    after = module(lambda values, rest: len(rest), FLAGS_AFTER_DASHES="train")
-    assert cli.run_module(after, ["--", "--a=1", "b"]) == 2
 
 
 def test_commands_have_flags_of_their_own():

@@ -4,7 +4,7 @@ import functools
 import itertools
 
 import pytest
-from helpers import config, flags, launch, rows_of, train
+from helpers import config, flags, rows_of, together, train
 
 from glow_tf.layout.schedule import SCHEDULES
 
@@ -55,9 +55,10 @@ def test_every_combination_ends_where_one_device_does(
 def test_workers_end_where_one_device_does(schedule, precision, reversible, local_prior, bpd_of, tmp_path):
     settings = {"schedule": schedule, "precision": precision, "local_prior": local_prior}
     expected = bpd_of(**settings, reversible=False, strategy="one_device")
-    process = launch("worker", *flags(tmp_path / "run", **TINY, **settings, reversible=reversible))
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    own = {**TINY, **settings, "reversible": reversible, "strategy": "multi_worker"}
+    processes = together(*flags(tmp_path / "run", **own))
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
     assert float(rows_of(tmp_path / "run")[-1]["test_bpd"]) == pytest.approx(
         expected, abs=PRECISIONS[precision]
     )

@@ -1,6 +1,5 @@
 """Parts on devices of their own train like parts on one."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,35 +7,25 @@ from small import eagerly, make_small_images, small_config
 
 from glow_tf import Glow, PartsTrainer, RunConfig, phases
 from glow_tf.core.errors import ConfigError
-from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import part_devices
-from glow_tf.model.passage import Passage
 from glow_tf.training.optim.optimizers import FusedAdamax
-from glow_tf.training.step.queues import DelayQueues
 
-BUSY = {"busy_seconds_1", "busy_seconds_2"}
 COUNTERS = ("iteration", "learning_rate")  # scalars, which stay with the process
 
 
 HEADS = {"local_prior": "flow:4x1"}
-GIVEN = np.eye(2, dtype=np.float32)[np.arange(64) % 2]  # it passes through the queues, too
+GIVEN = np.eye(2, dtype=np.float32)[np.arange(64) % 2]  # it goes from device to device, too
 
 
-def train(devices, schedule, images, dtype="float64", reversible=False, part_delay=0, **changes):
-    if not part_delay:
-        with eagerly():
-            return trained(devices, schedule, images, dtype, reversible, 0, **changes)
-    return trained(devices, schedule, images, dtype, reversible, part_delay, **changes)
-
-
-def trained(devices, schedule, images, dtype, reversible, part_delay, **changes):
+def train(devices, schedule, images, dtype="float64", reversible=False, **changes):
     config = small_config(flow_steps=1, parts="by_block:2", condition_shape=(2,), **HEADS, **changes)
     glow = Glow(config, devices, dtype=dtype, name="glow")
     trainer = PartsTrainer(glow, phases(schedule, 2, 1 + (schedule == "alternating"), 1), seed=5)
-    options = {"reversible": reversible, "part_delay": part_delay, "run_eagerly": not part_delay}
-    trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, **options)
+    options = {"reversible": reversible, "run_eagerly": True}
     held_out = images[:20], GIVEN[:20]
-    history = trainer.fit(images[:32], GIVEN[:32], batch_size=16, validation_data=held_out, verbose=0)
+    with eagerly():
+        trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, **options)
+        history = trainer.fit(images[:32], GIVEN[:32], batch_size=16, validation_data=held_out, verbose=0)
     return trainer, history.history
 
 
@@ -59,67 +48,11 @@ def test_parts_on_their_own_devices_train_like_parts_on_one(schedule, placed, sm
     two, two_history = placed if alike else train(two_devices(), schedule, small_images)
     for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
-    assert set(two_history) == set(one_history) | BUSY
-    assert all(seconds > 0 for name in BUSY for seconds in two_history[name] if not np.isnan(seconds))
+    assert set(two_history) == set(one_history)
     for name, values in one_history.items():
         np.testing.assert_allclose(two_history[name], values, rtol=1e-6)
     for phase in set(one.phases):
         assert two.training_steps.traffic(phase) == one.training_steps.traffic(phase)
-
-
-@pytest.mark.slow  # a test below trains with a delay, too
-@pytest.mark.parametrize("delay", [1, 3])
-def test_parts_that_work_at_the_same_time_train_like_parts_that_wait(delay, placed, small_images):
-    waiting, waiting_history = placed
-    delayed, history = train(two_devices(), "simultaneous", small_images, part_delay=delay)
-    for a, b in zip(waiting.get_weights(), delayed.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
-    for name in set(waiting_history) - BUSY:
-        np.testing.assert_allclose(history[name], waiting_history[name], rtol=1e-6)
-
-    def stop(batch, logs):
-        delayed.stop_training = True
-
-    after_one = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
-    delayed.fit(small_images, GIVEN, batch_size=16, epochs=1, callbacks=[after_one], verbose=0)
-    assert [int(own.iterations) for own in delayed.optimizers] == [5, 5]  # of 4 steps before
-    with pytest.raises(ConfigError, match=r"and part_delay=0.*Received: sync_every=1, part_delay=\d"):
-        delayed.train_on_batch(small_images[:16], GIVEN[:16])
-
-
-def test_queues_forget_what_was_not_finite_in_an_epoch_that_was_given_up():
-    glow = Glow(small_config(flow_steps=1, parts="by_block:2"), two_devices(), name="glow")
-    queues = DelayQueues(glow, tf.TensorSpec((4, 8, 8, 1), tf.uint8), delay=1)
-    spoiled = Passage(tf.fill((4, *glow.parts[0].output_event_shape), np.nan), tf.zeros(4), (tf.zeros(4),))
-    queues.exchange(1, spoiled)
-    queues.start()
-    assert np.isfinite(queues.exchange(1, spoiled).h).all()
-
-
-@pytest.mark.slow
-def test_a_delayed_part_takes_batches_of_another_size_in_another_fit(small_images):
-    trainer, _ = train(two_devices(), "simultaneous", small_images, part_delay=1)
-    history = trainer.fit(small_images, GIVEN, batch_size=8, epochs=2, verbose=0)
-    assert np.isfinite(history.history["bpd"]).all()
-
-
-@pytest.mark.slow
-def test_a_delayed_part_lags_by_its_delay_and_always_alike(small_images):
-    trainer, _ = train(two_devices(), "simultaneous", small_images, part_delay=1)
-    again, _ = train(two_devices(), "simultaneous", small_images, part_delay=1)
-    for a, b in zip(again.get_weights(), trainer.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    seen = []
-
-    class Count(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            seen.append([int(o.iterations.value) for o in self.model.optimizers])
-
-    before = [int(o.iterations.value) for o in trainer.optimizers]
-    assert before == [4, 4]
-    trainer.fit(small_images, GIVEN, batch_size=16, epochs=1, callbacks=[Count()], verbose=0)
-    assert seen == [[5, 4], [6, 5], [7, 6], [8, 8]]  # the epoch is finished with the last batch
-    assert [int(o.iterations.value) for o in trainer.optimizers] == [8, 8]
 
 
 @pytest.mark.slow
@@ -132,24 +65,22 @@ def test_recomputed_activations_and_bfloat16_work_there_too(small_images):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("schedule", "delay", "changes"),
+    ("schedule", "changes"),
     [
-        ("simultaneous", 1, {}),
-        ("end_to_end", 0, {}),
-        pytest.param("simultaneous", 1, HEADS, marks=pytest.mark.slow),
+        ("simultaneous", {}),
+        ("end_to_end", {}),
+        pytest.param("simultaneous", HEADS, marks=pytest.mark.slow),
     ],
     ids=["apart", "whole", "heads"],
 )
 def test_nothing_but_activations_and_single_numbers_goes_from_device_to_device(
-    schedule, delay, changes, small_images
+    schedule, changes, small_images
 ):
     glow = Glow(small_config(flow_steps=1, parts="by_block:2", **changes), two_devices(), name="glow")
     trainer = PartsTrainer(glow, phases(schedule, 2, 1))
-    trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, part_delay=delay)
+    trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5)
     trainer.initialize(small_images)
     batch = (small_images[:16], tf.random.stateless_uniform([16, 8, 8, 1], [0, 0]))
-    if delay:  # as `fit` does
-        trainer.training_steps.make_queues(untuned(tf.data.Dataset.from_tensors(batch)), 1)
     trainer.set_phase(trainer.phases[0])
     graph = tf.function(trainer.train_step, autograph=False).get_concrete_function(batch).graph
     sent = {
@@ -213,8 +144,6 @@ def test_devices_are_named_or_taken_in_order():
             },
             "needs another strategy than part_parallel",
         ),
-        ({"part_delay": 1, "schedule": "simultaneous"}, "part_delay needs strategy=part_parallel"),
-        ({"part_delay": 1, "strategy": "part_parallel"}, "and schedule=simultaneous"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes, message):

@@ -101,7 +101,7 @@ def undisturbed(sound_run):
                 {"schedule": "sequential", "cache_prefix": True},
                 {"schedule": "simultaneous"},
                 {"schedule": "simultaneous", "strategy": "mirrored"},
-                {"schedule": "simultaneous", "strategy": "part_parallel", "part_delay": 2},
+                {"schedule": "simultaneous", "strategy": "part_parallel"},
             )
         ],
     ],

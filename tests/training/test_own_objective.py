@@ -1,9 +1,6 @@
 """A local objective that the package does not know: it trains, resumes and reports the true bits/dim."""
 
 import importlib
-import json
-import os
-import subprocess
 import sys
 
 import keras
@@ -183,17 +180,6 @@ def test_a_run_is_resumed_with_it(own, tmp_path):
     histories = [(tmp_path / name / "history.csv").read_text() for name in ("whole", "cut")]
     rows = [[line.split(",")[10:12] for line in text.splitlines()] for text in histories]
     assert rows[0] == rows[1]
-
-
-@pytest.mark.slow
-def test_it_trains_in_two_processes(own, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    program = [sys.executable, "-m", "glow_tf.commands"]
-    subprocess.run([*program, "train", *RUN, f"--workdir={tmp_path}/one"], check=True, env=environment)
-    two = [*program, "launch", "--parts", "--", *RUN, f"--workdir={tmp_path}/two"]
-    subprocess.run(two, check=True, env=environment)
-    one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
-    assert one["test_bpd"] == pytest.approx(two["test_bpd"], abs=2e-3)
 
 
 class NotBuilt(glow_tf.LocalObjective):

@@ -401,7 +401,6 @@ def test_beta_2_of_adamax(beta_2, expected):
     [
         ({"steps_per_execution": 0}, "steps_per_execution must be 1 or more, an integer. Received: .*=0"),
         ({"steps_per_execution": "auto"}, "steps_per_execution must be 1 or more, an integer"),
-        ({"sync_every": 1.5}, "sync_every must be 1 or more, an integer"),
     ],
 )
 def test_options_that_are_no_counts_are_refused(options, message):

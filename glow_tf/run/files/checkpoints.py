@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import pathlib
@@ -14,7 +13,6 @@ import tensorflow as tf
 from glow_tf.core.durable_files import flush, make_folder, write_atomically
 from glow_tf.core.errors import reason_of
 from glow_tf.core.text_files import json_text
-from glow_tf.devices import workers
 from glow_tf.run.files import checkpoint_content as content
 from glow_tf.run.files import checkpoint_files
 from glow_tf.run.files.checkpoint_content import DamagedCheckpointError
@@ -59,23 +57,18 @@ class Checkpoints:
         counted = {"epochs": self.epochs, "best_bpd": self.best_bpd, "recoveries": self.recoveries}
         within = {"steps": self.steps, "seconds": self.seconds, "gone_back_to": self.rolled_back_to}
         self._at_ends = content.state_of(trainer) | content.divergence_of(trainer) | counted
-        of_epoch = content.within_epoch_of(trainer)
-        self._sums: list[tuple[tf.Variable, tf.Variable]] = []  # of each worker, and of all
-        if workers.in_several_processes(trainer.distribute_strategy):
-            copy = functools.partial(tf.nest.map_structure, lambda v: tf.Variable(tf.zeros(v.shape, v.dtype)))
-            means, of_epoch["means"] = of_epoch["means"], copy(of_epoch["means"])
-            self._sums = [*zip(*map(tf.nest.flatten, (means, of_epoch["means"])), strict=True)]
-        self._within_epochs = self._at_ends | within | of_epoch
+        self._within_epochs = self._at_ends | within | content.within_epoch_of(trainer)
         self._checkpoint = tf.train.Checkpoint(**self._at_ends)
         self._within = tf.train.Checkpoint(**self._within_epochs)
         for checkpoint in (self._checkpoint, self._within):
             checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
         self._folder, self._writes = folder, writes
-        make_folder(folder)
         untouched = checkpoint_files.read_untouched(folder)
         self.start_bpd = untouched["validation"][0] if untouched else math.inf
-        config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
-        write_atomically(folder / MODEL, config.encode())
+        if writes:
+            make_folder(folder)
+            config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
+            write_atomically(folder / MODEL, config.encode())
 
     def restore(self) -> int:
         """Restores the newest checkpoint that can be read, maybe one within an epoch; returns its epochs.
@@ -111,19 +104,6 @@ class Checkpoints:
             within_epoch = checkpoint_files.within(self._folder, epochs)
             found += [(epochs, steps) for steps in checkpoint_files.complete(within_epoch)]
         return sorted(found)
-
-    def share(self) -> None:
-        """Gives the first worker's state to the others; waits until all have come here."""
-        strategy = self._trainer.distribute_strategy
-        workers.follow_first_worker(strategy, tf.nest.flatten(list(self._within_epochs.values())))
-
-        def take() -> None:  # all of a sum by one replica, as if it had made all steps so far
-            first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
-            for own, total in self._sums:
-                own.assign(tf.where(first, total, tf.zeros_like(total)))
-
-        if self._sums:
-            workers.by_each_replica(strategy, take)
 
     def roll_back(self, before: int | None = None) -> int | None:
         """Restores the newest sound checkpoint and removes later ones; returns its number of epochs.
@@ -201,19 +181,14 @@ class Checkpoints:
                 self.best_bpd.assign(validation_bpd)
                 self._write(self._folder / checkpoint_files.BEST, epochs, 1, self._checkpoint)
             self._write(self._folder, epochs, 2, self._checkpoint)
-        checkpoint_files.remove_within(self._folder)
+        if self._writes:
+            checkpoint_files.remove_within(self._folder)
 
     def save_within(self, steps: int, seconds: float) -> None:
         """Saves the state after `steps` steps of an epoch, which took so many seconds; may raise OSError."""
         epochs = int(self.epochs)
         self.steps.assign(steps)
         self.seconds.assign(seconds)
-        if self._sums:
-            own, totals = zip(*self._sums, strict=True)
-            strategy = self._trainer.distribute_strategy
-            found = workers.by_each_replica(strategy, lambda: workers.sums_over_replicas(own))
-            for total, value in zip(totals, found, strict=True):
-                total.assign(value)
         with self._trainer.averages.in_place():
             self._write(checkpoint_files.within(self._folder, epochs), steps, 2, self._within)
 

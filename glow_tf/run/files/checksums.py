@@ -3,12 +3,10 @@
 import contextlib
 import json
 import pathlib
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from glow_tf import presets
 from glow_tf.config import ModelConfig
@@ -17,7 +15,6 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import read_json
 from glow_tf.data import ImageData
 from glow_tf.data.arrays import TEST_EVERY, fingerprint
-from glow_tf.devices.workers import follow_first_worker
 from glow_tf.run.files import checkpoint_files
 from glow_tf.run.files.checkpoint_files import DATA
 
@@ -46,19 +43,6 @@ def check_same_data(folder: pathlib.Path, model: ModelConfig, data: Mapping[str,
             f"{name}={before}. A new run may start from this one with --init_from={folder.parent}. "
             f"Received: {name}={now}"
         )
-
-
-def check_same_on_workers(strategy: tf.distribute.Strategy, data: Mapping[str, str]) -> None:
-    """Raises ConfigError if this worker has other images than the first one; all workers come here at once.
-
-    Each cuts its slice of a batch out of its own copy of the data.
-    """
-    own = [zlib.crc32(text.encode()) for text in data.values()]
-    of_first = tf.Variable(own, dtype=tf.int64, trainable=False)
-    follow_first_worker(strategy, [of_first])
-    pairs = zip(data.items(), own, of_first.numpy().tolist(), strict=True)
-    if other := [f"{name}={text}" for (name, text), here, there in pairs if here != there]:
-        raise ConfigError(f"all workers must have the first one's data. Received: other {', '.join(other)}")
 
 
 def write_data(folder: pathlib.Path, data: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from glow_tf.run.suited import LEVELS, SETTINGS
 
 NAME = "flags.cfg"
 # Kept as they were written.
-NUMBERS = ("learning_rate", "finetune_learning_rate", "beta_2", "outer_step")
+NUMBERS = ("learning_rate", "finetune_learning_rate", "beta_2")
 
 
 def flagfile(config: RunConfig) -> str:

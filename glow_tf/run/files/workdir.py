@@ -49,20 +49,25 @@ class Workdir:
 
     Args:
       config: the run; its `workdir` is made if it does not exist.
+      writes: whether this process does; of several processes one does, and the others read.
 
     Raises:
       ConfigError: the folder cannot be written, is in use, or holds a run that cannot become this one.
       OSError: the folder's checkpoints are damaged.
     """
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig, writes: bool = True):
         self.path = pathlib.Path(config.workdir)
-        self.config = config
+        self.config, self.writes = config, writes
         durable_files.check_can_be_read_again("workdir", self.path)
         places = (self.path / ".lock", self.path / "samples", self.path, *self.path.parents)
         self._made = [place for place in places if not os.path.lexists(place)]
         # The system releases the lock when the process ends, in whatever way.
         self._lock = filelock.FileLock(self.path / ".lock")
+        if not writes:
+            self._made = []
+            self._check_configuration()
+            return
         try:
             durable_files.make_folder(self.path)
             self._lock.acquire(blocking=False)
@@ -114,6 +119,8 @@ class Workdir:
 
     def check_space(self, needed: int) -> None:
         """Raises ConfigError unless the disk has room for `needed` bytes, those of checkpoints included."""
+        if not self.writes:
+            return
         held = sum(path.stat().st_size for path in (self.path / "checkpoints").rglob("*") if path.is_file())
         free = shutil.disk_usage(self.path).free + held
         if free < needed:

@@ -234,13 +234,3 @@ def number_of_batches(dataset: Dataset) -> int | None:
 def _refuse_endless(dataset: Dataset, needed: str) -> None:
     if isinstance(dataset, tf.data.Dataset) and dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ConfigError(f"a dataset without an end needs {needed}. Received: {needed.split(',')[0]}=None")
-
-
-def check_batches_of_one_size(dataset: Dataset, steps: int | None) -> None:
-    """Raises ConfigError unless the batches have one known size and their number is known."""
-    sizes = {spec.shape[0] for spec in tf.nest.flatten(dataset.element_spec)}
-    if None in sizes or not (steps or dataset.cardinality() > 0):
-        raise ConfigError(
-            "part_delay needs batches of one size and a known number of them. Received: a dataset of "
-            f"{dataset.element_spec}, steps_per_epoch={steps}"
-        )

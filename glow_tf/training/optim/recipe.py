@@ -47,7 +47,6 @@ def recipe_of(
     for name, has in for_runs.items():
         if value := getattr(train, name):
             raise ConfigError(f"{name} is a setting of runs; a trainer has {has}. Received: {name}={value!r}")
-    train.check_meetings()
     factors = []
     for k in range(num_parts):
         with glow.on_device_of(k):

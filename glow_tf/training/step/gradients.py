@@ -14,7 +14,6 @@ from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
 from glow_tf.training.step.forward_pass import ForwardPass, total_loss
-from glow_tf.training.step.queues import DelayQueues
 
 Weight = tf.Tensor | None  # 0 or 1 for every example, [B]; None if all have weight 1
 
@@ -24,34 +23,25 @@ class StepGradients(NamedTuple):
 
     loss: tf.Tensor  # what the phase minimises, []
     truncated_nlls: Sequence[tf.Tensor]  # truncated negative log-likelihood up to each part that ran, [B]
-    # Of each active part's variables, summed over the replicas that make the step together.
-    gradients: list[list[tf.Tensor]]
-    # For parts on their own devices, seconds from each active part's input to its last gradient, []; empty
-    # where gradients cross a cut, because a part then has two turns.
-    busy: list[tf.Tensor]
+    gradients: list[list[tf.Tensor]]  # of each active part's variables, summed over the replicas
     weight: Weight = None
-    arrived: Sequence[tf.Tensor] | None = None  # for each part whether it had a batch, []; None: all had
 
 
 class OneTape:
     """Computes the gradients of a step with one tape, where all parts share a device.
 
-    Only the phase's variables are watched, so nothing is recorded before the first active part. `replicas`
-    is how many make a step together.
+    Only the phase's variables are watched, so nothing is recorded before the first active part.
     """
 
-    def __init__(self, forward: ForwardPass, replicas: int):
+    def __init__(self, forward: ForwardPass):
         self._forward = forward
-        self._replicas = replicas
+        self._replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
-    def __call__(
-        self, passage: Passage, phase: Phase, start: int, weight: Weight, queues: DelayQueues | None = None
-    ) -> StepGradients:
+    def __call__(self, passage: Passage, phase: Phase, start: int, weight: Weight) -> StepGradients:
         """Returns the gradients of a step.
 
         The batch enters part `start` (from 0): the first, or the one whose frozen prefix was cached. It has
-        weights where replicas may have batches of different sizes. Only parts on devices of their own have
-        queues.
+        weights where replicas may have batches of different sizes.
         """
         groups = self._forward.trained_variables(phase)
         variables = [v.value for group in groups for v in group]
@@ -71,15 +61,7 @@ class OneTape:
         gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         remaining = iter(over_replicas(gradients))
         of_parts = [[next(remaining) for _ in group] for group in groups]
-        arrived = _arrived(weight, phase) if replicas == 1 else None
-        return StepGradients(loss, truncated, of_parts, [], weight, arrived)
-
-
-def _arrived(weight: Weight, phase: Phase) -> list[tf.Tensor] | None:
-    """Returns for each part whether it has a batch, where one may be empty; None where all have one."""
-    if weight is None:
-        return None
-    return [tf.reduce_sum(weight) > 0] * (phase.last + 1)
+        return StepGradients(loss, truncated, of_parts, weight)
 
 
 def mean_over_examples(values: tf.Tensor, weight: Weight) -> tf.Tensor:
@@ -100,25 +82,20 @@ class TapePerPart:
     def __init__(self, forward: ForwardPass):
         self._forward = forward
 
-    def __call__(
-        self, passage: Passage, phase: Phase, start: int, weight: Weight, queues: DelayQueues | None = None
-    ) -> StepGradients:
-        """Returns the gradients of a step; see `OneTape`. `queues` are where batches wait between parts."""
+    def __call__(self, passage: Passage, phase: Phase, start: int, weight: Weight) -> StepGradients:
+        """Returns the gradients of a step; see `OneTape`."""
         forward = self._forward
         groups = forward.trained_variables(phase)
         watched = {k: [v.value for v in group] for k, group in zip(phase.active, groups, strict=True)}
-        arrived = _arrived(weight, phase) if queues is None else queues.arrived()
         shape = forward.image_shape_of(passage, start)
         records: dict[int, _Record] = {}
         for k in range(start, phase.last + 1):
-            if queues is not None and k > 0:
-                passage = queues.exchange(k, passage)
             records[k] = _recorded(forward, k, passage, phase, watched.get(k, []), weight, shape)
             passage = records[k].after
-        gradients, busy = _backward(forward.glow, phase, watched, records)
+        gradients = _backward(forward.glow, phase, watched, records)
         truncated = [bits_per_dim(t, shape) for t in passage.truncated_nlls]
         loss = total_loss([record.loss for record in records.values()])
-        return StepGradients(loss, truncated, gradients, busy, weight, arrived)
+        return StepGradients(loss, truncated, gradients, weight)
 
 
 class _Record(NamedTuple):
@@ -128,7 +105,6 @@ class _Record(NamedTuple):
     input: tf.Tensor
     after: Passage
     loss: tf.Tensor | None
-    start: tf.Tensor | None
 
 
 def _recorded(
@@ -149,16 +125,14 @@ def _recorded(
             loss = visit.loss
             if loss is not None:
                 loss = mean_over_examples(bits_per_dim(loss, image_shape), weight)
-        start = None if phase.end_to_end else _moment([visit.before.h])
-    return _Record(tape, visit.before.h, visit.after, loss, start)
+    return _Record(tape, visit.before.h, visit.after, loss)
 
 
 def _backward(
     glow: Glow, phase: Phase, watched: Mapping[int, list[tf.Variable]], records: Mapping[int, _Record]
-) -> tuple[list[list[tf.Tensor]], list[tf.Tensor]]:
-    """Returns the gradients of each active part, and how long each was busy."""
+) -> list[list[tf.Tensor]]:
+    """Returns the gradients of each active part."""
     gradients: list[list[tf.Tensor]] = []
-    busy: list[tf.Tensor] = []
     handed_back = None
     for k in (k for group in reversed(phase.groups) for k in reversed(group)):
         record, own = records[k], watched.get(k, [])
@@ -168,15 +142,7 @@ def _backward(
         sources = [*own, record.input] if phase.joins(k) else own
         with glow.on_device_of(k):
             found = record.tape.gradient(targets, sources, seeds, tf.UnconnectedGradients.ZERO)
-            if record.start is not None:
-                busy.insert(0, _moment(found) - record.start)
         handed_back = found.pop() if phase.joins(k) else None
         if k in phase.active:
             gradients.insert(0, found)
-    return gradients, busy
-
-
-def _moment(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns the time at which the tensors are there, in seconds, []."""
-    with tf.control_dependencies(tensors):
-        return tf.timestamp()
+    return gradients

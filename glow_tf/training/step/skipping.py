@@ -29,8 +29,7 @@ class SkippedSteps:
     A step that is finite and outside of its band (see `DivergenceMonitor`) is applied and counted. Training
     stops if more than `most_outside` steps in a row were outside or not finite; None does not watch.
 
-    `replicas` is how many make a step together, and skip it together. All of them see the same numbers, so
-    several processes stop after the same step.
+    All replicas see the same numbers, so several processes skip a step together, and stop after the same one.
     """
 
     def __init__(
@@ -39,14 +38,12 @@ class SkippedSteps:
         optimizers: Sequence[keras.optimizers.Optimizer],
         most: int,
         most_outside: int | None,
-        replicas: int,
     ):
         self.glow = glow
         self.optimizers = optimizers
         self.most = most
         # The longer of two permissions holds for steps of both kinds.
         self.most_outside = None if most_outside is None else max(most, most_outside)
-        self.replicas = replicas
         self._strategy = tf.distribute.get_strategy()
         self.divergence_monitor = DivergenceMonitor(len(glow.parts))
         self.in_a_row = replicated(tf.zeros([], tf.int64))  # steps up to the last one that were not finite
@@ -69,22 +66,21 @@ class SkippedSteps:
         self.divergence_monitor.recall()
 
     def finite(self, phase: Phase, step: StepGradients, norms: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Returns whether a step may change the weights, bool []; the same on all replicas that make it.
+        """Returns whether a step may change the weights, bool []; the same on all replicas.
 
         The step's losses are those of this replica, the gradients' norms the same on all.
         """
         finite = tf.reduce_all(tf.math.is_finite(tf.stack([step.loss, *norms])))
         losses = [mean_over_examples(step.truncated_nlls[k], step.weight) for k in phase.ends]
-        if self.replicas > 1:
+        if self._strategy.num_replicas_in_sync > 1:
             anywhere, losses = _over_replicas(~tf.math.is_finite(step.loss), losses, step.weight)
             finite &= anywhere == 0
         values, there = [0.0] * self.divergence_monitor.rows, [False] * self.divergence_monitor.rows
-        arrived = [True] * (phase.last + 1) if step.arrived is None else step.arrived
         of_losses, of_norms = self.divergence_monitor.rows_of(phase)
-        for row, loss in zip(of_losses, losses, strict=True):  # of the batch that has come to the last part
-            values[row], there[row] = loss, arrived[phase.last]
-        for k, row, norm in zip(phase.active, of_norms, norms, strict=True):
-            values[row], there[row] = norm, arrived[k]
+        for row, loss in zip(of_losses, losses, strict=True):
+            values[row], there[row] = loss, True
+        for row, norm in zip(of_norms, norms, strict=True):
+            values[row], there[row] = norm, True
         self._report.assign(tf.stack([tf.cast(n, tf.float32) for n in (finite, step.loss, *values, *there)]))
         return finite
 

@@ -21,12 +21,10 @@ from glow_tf.training.options import CompileOptions, warn_of_late_priors
 from glow_tf.training.step.diagnosis import Seen
 from glow_tf.training.step.forward_pass import ForwardPass
 from glow_tf.training.step.gradients import OneTape, StepGradients, TapePerPart
-from glow_tf.training.step.local_steps import LocalSteps
 from glow_tf.training.step.prefix import PrefixCache
-from glow_tf.training.step.queues import DelayQueues
 from glow_tf.training.step.skipping import SkippedSteps
 from glow_tf.training.step.update import Update
-from glow_tf.training.traffic import Traffic
+from glow_tf.training.traffic import Traffic, bytes_of
 
 
 class TrainingSteps:
@@ -36,22 +34,18 @@ class TrainingSteps:
 
     Attributes:
       skips: which steps are skipped, and when training has to stop.
-      local_steps: how the replicas meet.
       functions: the train function of each phase, which is traced once.
       traced: the phases that have made a step.
     """
 
     def __init__(self, forward: ForwardPass, optimizers: Optimizers, options: CompileOptions, seed: int):
         limits = (options.max_skipped_steps, options.max_outside_steps)
-        self.local_steps = LocalSteps(forward, optimizers, options.sync_every)
-        replicas = self.local_steps.replicas
-        self.skips = SkippedSteps(forward.glow, optimizers, *limits, replicas)
+        self.skips = SkippedSteps(forward.glow, optimizers, *limits)
         self._update = Update(forward, optimizers, options.clip_norm, options.rate_scaling)
-        self._gradients = TapePerPart(forward) if forward.glow.part_devices else OneTape(forward, replicas)
+        self._gradients = TapePerPart(forward) if forward.glow.part_devices else OneTape(forward)
         self._forward, self._optimizers, self._options, self._seed = forward, optimizers, options, seed
         self._strategy = tf.distribute.get_strategy()
         self._last_batch: Any = None
-        self._queues: DelayQueues | None = None
         self.functions: dict[Phase, Callable] = {}
         self.traced: set[Phase] = set()
 
@@ -66,7 +60,7 @@ class TrainingSteps:
         batch = filled_up(self._with_noise(batch, phase))
         passage = entering(self._forward.glow, batch, self._seed, cache)
         start = cache.part if cache else 0
-        step = self._gradients(passage, phase, start, batch.get("weight"), self._queues_in(phase))
+        step = self._gradients(passage, phase, start, batch.get("weight"))
         norms = self._update.norms(phase, step.gradients)
         finite = self.skips.finite(phase, step, norms)
         self._update(phase, step, norms, finite)
@@ -102,7 +96,7 @@ class TrainingSteps:
         """Returns a batch with noise: new noise in every step, where a dataset has images alone."""
         if "noise" in batch:
             return batch
-        # To which every batch comes first, also where batches wait; one without weights counts no steps.
+        # One without weights counts no steps.
         trained = (k for k in phase.active if self._forward.glow.parts[k].trainable_variables)
         first = next(trained, phase.active[0])
         step = steps_made(self._optimizers[first]).value - ago
@@ -111,9 +105,9 @@ class TrainingSteps:
     def begin_fit(
         self, dataset: Dataset, phases: Sequence[Phase], arguments: Mapping[str, Any], initial_step: int
     ) -> None:
-        """Checks the rates and the data of a `fit` with such arguments, and makes the queues; see `fit`.
+        """Checks the rates and the data of a `fit` with such arguments; see `fit`.
 
-        ConfigError if several steps at a time, or the queues, need other batches, or another number of them.
+        ConfigError if several steps at a time need another number of batches.
         """
         steps, first = arguments.get("steps_per_epoch"), arguments.get("initial_epoch", 0)
         inputs.check_executions(self._options.steps_per_execution, steps, initial_step)
@@ -125,25 +119,14 @@ class TrainingSteps:
             of_epochs = (phase_of_epoch(phases, epoch, num_parts) for epoch in epochs)
             check_rates(self._optimizers, of_epochs, in_epoch, initial_step)
         warn_of_late_priors(self._forward, phases[first:], self._optimizers)
-        if self._options.part_delay:
-            self.make_queues(dataset, steps)
-
-    def make_queues(self, dataset: Dataset, steps: int | None) -> None:
-        """Makes the queues for the batches of a dataset, unless they are for such; ConfigError as above."""
-        inputs.check_batches_of_one_size(dataset, steps)
-        if self._queues is None or self._queues.batch_spec != dataset.element_spec:
-            self._queues = DelayQueues(self._forward.glow, dataset.element_spec, self._options.part_delay)
-            self.functions.clear()
-            self.traced.clear()
 
     def begin_batch(self) -> None:
-        """Checks that one step can be made alone: ConfigError where it would not be whole, or has no rate."""
-        self._options.check_single_step()
+        """Checks that one step can be made alone: ConfigError where it has no rate."""
         count_steps(self._optimizers, None)
         self.skips.recall()
 
     def begin_epoch(self, phases: Sequence[Phase], steps: int | None, resumes: bool) -> None:
-        """Counts skipped steps anew, forgets losses that had other terms, starts the queues between parts.
+        """Counts skipped steps anew, and forgets losses that had other terms.
 
         `phases` are those of all epochs up to this one, whose number of `steps` may not be known (None). The
         first epoch has no reference for its losses.
@@ -153,31 +136,11 @@ class TrainingSteps:
             self.skips.divergence_monitor.forget()
         elif not resumes:
             self.skips.divergence_monitor.forget_losses(self._forward.losses_of_other_terms(phases))
-        self.local_steps.begin_epoch(steps, resumes)
-        if queues := self._queues_in(phases[-1]):
-            queues.start()
 
-    def end_step(self, phase: Phase, last: bool) -> None:
-        """Lets replicas meet, if it is time, and stops if training diverged.
-
-        `last` says whether the step was the epoch's last. Where an epoch ends before the last of its steps,
-        this is called once more, when that is known.
-        """
-        fault = self.local_steps.end_step(phase, last, self.skips.divergence_monitor, self._fault_of)
-        if fault:
-            raise fault
-
-    def end_batch(self, phase: Phase) -> None:
-        """Stops if training diverged with a step that was made alone."""
+    def end_step(self, phase: Phase) -> None:
+        """Stops if training diverged."""
         if fault := self._fault_of(phase):
             raise fault
-
-    def empty_queues(self, phase: Phase, step: Callable) -> None:
-        """Brings all parts to the same batch, by the train function; the queues start anew."""
-        if queues := self._queues_in(phase):
-            queues.flush(step)
-            queues.start()
-            self.end_batch(phase)
 
     def _fault_of(self, phase: Phase) -> DivergedError | None:
         return self.skips.fault_of(phase, lambda: self._seen(phase))
@@ -204,7 +167,5 @@ class TrainingSteps:
             cached=cached,
             float_bytes=tf.as_dtype(glow.compute_dtype).size,
         )
-        return Traffic(*crossing, self.local_steps.bytes_per_step(phase))
-
-    def _queues_in(self, phase: Phase) -> DelayQueues | None:
-        return self._queues if phase.kind == "simultaneous" else None
+        trained = [v.value for group in self._forward.trained_variables(phase) for v in group]
+        return Traffic(*crossing, bytes_of(trained))

@@ -81,7 +81,7 @@ class Update:
             if not own:
                 continue
             with self.glow.on_device_of(k):
-                self._apply(k, own, variables, finite, None if step.arrived is None else step.arrived[k])
+                self._apply(k, own, variables, finite)
 
     def _clipped(
         self, phase: Phase, gradients: list[list[tf.Tensor]], norms: list[tf.Tensor]
@@ -104,12 +104,10 @@ class Update:
             for (k, norm), own in zip(norm_of.items(), gradients, strict=True)
         ]
 
-    def _apply(
-        self, k: int, gradients: Tensors, variables: Variables, finite: tf.Tensor, arrived: tf.Tensor | None
-    ) -> None:
+    def _apply(self, k: int, gradients: Tensors, variables: Variables, finite: tf.Tensor) -> None:
         optimizer = self.optimizers[k]
         if tf.distribute.has_strategy():  # of a single replica, too
-            _apply_on_replicas(optimizer, gradients, variables, finite, arrived)
+            _apply_on_replicas(optimizer, gradients, variables, finite)
             return
 
         def apply() -> bool:
@@ -123,10 +121,7 @@ class Update:
                 steps_made(optimizer).assign_add(1)
             return False
 
-        if arrived is None:
-            tf.cond(finite, apply, skip)
-        else:
-            tf.cond(arrived, lambda: tf.cond(finite, apply, skip), lambda: False)
+        tf.cond(finite, apply, skip)
 
     def _on_device(self, k: int, function: Callable, *args: object) -> object:
         with self.glow.on_device_of(k):
@@ -134,7 +129,7 @@ class Update:
 
 
 def _apply_on_replicas(
-    optimizer: Optimizer, gradients: Tensors, weights: Variables, finite: tf.Tensor, arrived: tf.Tensor | None
+    optimizer: Optimizer, gradients: Tensors, weights: Variables, finite: tf.Tensor
 ) -> None:
     """Applies gradients, and puts everything back as it was if the step is to be skipped.
 
@@ -144,11 +139,8 @@ def _apply_on_replicas(
     # equal fraction from each replica.
     sums = leaves_updates_to_others(optimizer)
     divisor = tf.distribute.get_strategy().num_replicas_in_sync if sums else 1
-    applied = finite if arrived is None else finite & arrived
     kept = [v for v in [*weights, *optimizer.variables] if v is not steps_made(optimizer)]
     before = [tf.identity(v.value) for v in kept]
     optimizer.apply([g / divisor for g in gradients], weights)
     for variable, value in zip(kept, before, strict=True):
-        variable.assign(tf.where(applied, variable.value, value))
-    if arrived is not None:
-        steps_made(optimizer).assign_sub(tf.where(arrived, tf.constant(0, tf.int64), 1))
+        variable.assign(tf.where(finite, variable.value, value))

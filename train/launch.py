@@ -1,8 +1,0 @@
-"""`python train/launch.py --flag=value …` is `glow-tf launch --flag=value …`."""
-
-import sys
-
-from glow_tf.commands import cli
-
-if __name__ == "__main__":
-    sys.exit(cli.run("launch"))
