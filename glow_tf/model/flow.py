@@ -195,19 +195,16 @@ class Flow(FlowOfParts):
         given = self.checked_condition(condition)
         return Passage(*self.dequantize.forward_and_log_det(v), condition=given)
 
-    def through_part(self, k: int, passage: Passage, scored: bool = True) -> tuple[Passage, PartView]:
-        """Runs part k (from 0) on what comes into it: returns what goes on, and what the part saw and made.
-
-        The local prior scores the output if that is to be `scored`.
-        """
+    def through_part(self, k: int, passage: Passage) -> tuple[Passage, PartView]:
+        """Runs part k (from 0) on a passage: returns what goes on, and what the part saw and made."""
         h, log_likelihood, truncated, condition = passage
         with self.on_device_of(k):
             given = self.parts[k].read(condition)
             output = self.parts[k].call(h, given)
-            nll = self.parts[k].truncated_nll(output, given) if scored else None
-            own = nll - log_likelihood if scored else math.nan * tf.ones_like(log_likelihood)
-            log_likelihood_after = log_likelihood + output.log_likelihood_term
-        after = Passage(output.h, log_likelihood_after, (*truncated, own), condition)
+            nll = self.parts[k].truncated_nll(output, given)
+            truncated = (*truncated, nll - log_likelihood)
+            log_likelihood += output.log_likelihood_term
+        after = Passage(output.h, log_likelihood, truncated, condition)
         return after, PartView(h, *output, condition, given, nll)
 
     def past_part(self, k: int, passage: Passage) -> Passage:

@@ -15,8 +15,8 @@ class Passage(NamedTuple):
 
     h: tf.Tensor  # output of the last part that has run, or the input of the first part, [B, H, W, C]
     log_likelihood: tf.Tensor  # terms of dequantisation and of the parts that have run, [B], nats
-    # Per part that has run, the negative log-likelihood of the flow that ends with it, [B], nats; NaN if the
-    # part's output was not scored.
+    # Per part that has run, the negative log-likelihood of the flow that ends with it, [B], nats; NaN of a
+    # part that was passed over.
     truncated_nlls: tuple[tf.Tensor, ...] = ()
     condition: Condition = None  # what the model is given with each example, if anything
 
@@ -58,8 +58,7 @@ class PartView(NamedTuple):
       log_det: log|det| of the part's flow steps, [B], nats.
       condition: what the model is given with each example; None if nothing.
       given: what the part's bijectors read of it.
-      truncated_nll: the part's own negative log-likelihood with its prior of the output, [B], nats; None if
-        it is not scored.
+      truncated_nll: the part's own negative log-likelihood with its prior of the output, [B], nats.
     """
 
     input: tf.Tensor
@@ -69,7 +68,7 @@ class PartView(NamedTuple):
     log_det: tf.Tensor
     condition: Condition
     given: Condition
-    truncated_nll: tf.Tensor | None
+    truncated_nll: tf.Tensor
 
     @property
     def log_likelihood_term(self) -> tf.Tensor:

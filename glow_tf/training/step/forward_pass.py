@@ -46,7 +46,7 @@ class ForwardPass:
             # What goes on depends on no weight, and the part's likelihood is in no loss here.
             return Visit(passage, self.glow.past_part(k, passage), None)
         before, objective = passage if phase.joins(k) else passage.isolated(), self.objectives[k]
-        after, view = self.glow.through_part(k, before, scored=not objective.is_likelihood)
+        after, view = self.glow.through_part(k, before)
         loss = None
         if phase.minimises_objective_of(k):
             with self.glow.on_device_of(k):
@@ -67,8 +67,9 @@ class ForwardPass:
 
         Returns:
           The loss of every example that the phase minimises, [B], and for each part k that ran, the truncated
-          negative log-likelihood: that of the flow that ends with part k, scored by k's local prior (Eq. 3,
-          left side), [B], or NaN if the phase does not score the part; all in bits per dimension.
+          negative log-likelihood: that of the flow that ends with part k, scored by k's prior (Eq. 3, left
+          side), or by its objective if the phase minimises that and it is a likelihood, [B], or NaN if the
+          phase passes over the part; all in bits per dimension.
         """
         shape = self.image_shape_of(passage, start)
 
