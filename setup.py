@@ -48,7 +48,7 @@ setup(
         "tensorflow>=2.18,<2.22",
         # The oldest that refuse known attacks: layers that run a SavedModel, weights in other files
         # (CVE-2025-8747, CVE-2025-49655, GHSA-hqp4-2352-xf5r, CVE-2026-0897, CVE-2026-1462). Keras 3.13 needs
-        # Python 3.11. glow_tf/run/files/saved.py looks into files before any Keras does.
+        # Python 3.11.
         'keras>=3.13.2,<4; python_version >= "3.11"',
         'keras>=3.12.1,<4; python_version < "3.11"',
         "tensorflow-probability>=0.25",
@@ -62,11 +62,13 @@ setup(
         "absl-py>=2",
         "numpy>=1.26",
         "filelock>=3.13",
+        "safetensors>=0.4.3",
+        "huggingface_hub>=0.25",  # presets of the Hugging Face Hub
+        "tqdm>=4.66",
         "matplotlib>=3.7",  # loaded when a report is drawn
     ],
     extras_require={
         "onnx": ["tf2onnx>=1.16", "onnxruntime>=1.18"],  # models that run without TensorFlow
-        "hub": ["huggingface_hub>=0.25"],  # presets of the Hugging Face Hub
         "lab": ["normflows>=1.7"],  # to compare
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "mkdocs-jupyter>=0.25", "mike>=2"],
         "notebooks": ["ipykernel>=6", "nbmake>=1.5", "keras-tuner>=1.4"],  # and an example

@@ -7,7 +7,6 @@ import tensorflow as tf
 from small import make_small_images, objectives, perturb, small_glow
 
 import glow_tf
-from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from glow_tf.layout.schedule import end_to_end, one_part, simultaneous
 
@@ -91,10 +90,10 @@ def test_each_part_trains_its_own_copy_and_files_keep_it(given, shape, make, tmp
     expected = glow.log_prob(IMAGES[:8], condition=some(given))
     trainer.save(tmp_path / "trainer.keras")
     glow.save(tmp_path / "model.keras")
-    loaded = glow_tf.load(tmp_path / "trainer.keras", condition_network=make())
+    loaded = glow_tf.load(tmp_path / "trainer.keras")
     np.testing.assert_allclose(loaded.log_prob(IMAGES[:8], condition=some(given)), expected, rtol=1e-6)
     others = [
-        glow_tf.load(tmp_path / "model.keras", condition_network=make()),
+        glow_tf.load(tmp_path / "model.keras"),
         keras.saving.load_model(tmp_path / "model.keras"),
         keras.saving.load_model(tmp_path / "trainer.keras").glow,
         glow.recut(),
@@ -143,7 +142,7 @@ def test_copies_start_from_a_trained_network_and_may_stay_as_they_are(tmp_path):
             np.testing.assert_array_equal(a, b)
         assert not part.condition_network.trainable_variables
     glow.save(tmp_path / "model.keras")
-    again = glow_tf.load(tmp_path / "model.keras", condition_network=convolutions())
+    again = glow_tf.load(tmp_path / "model.keras")
     assert not again.parts[1].condition_network.trainable_variables
 
 
@@ -200,7 +199,7 @@ def test_a_network_may_be_smaller_than_the_packages(tmp_path):
     config = small_glow(**OF_MAPS | {"condition_features": 64}).config
     glow = glow_tf.Glow(config, condition_network=keras.layers.Dense(64))
     glow.save(tmp_path / "model.keras")
-    again = glow_tf.load(tmp_path / "model.keras", condition_network=keras.layers.Dense(64))
+    again = glow_tf.load(tmp_path / "model.keras")
     assert again.count_params() == glow.count_params()
 
 
@@ -209,31 +208,7 @@ def test_one_part_may_share_with_nobody():
     glow_tf.Glow(config, condition_network=Sharing(keras.layers.Dense(3)))
 
 
-def test_a_file_does_not_say_what_is_made(tmp_path, monkeypatch):
-    glow = glow_tf.Glow(small_glow(**OF_MAPS).config, condition_network=convolutions())
-    glow.save(tmp_path / "own.keras")
-    monkeypatch.setattr(keras.saving, "deserialize_keras_object", lambda *_: pytest.fail("Keras was asked"))
-    loaded = glow_tf.load(tmp_path / "own.keras", condition_network=convolutions())
-    for a, b in zip(loaded.get_weights(), glow.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_files_say_that_they_need_it(tmp_path, capsys):
-    config = small_glow(**OF_MAPS).config
-    own, usual = glow_tf.Glow(config, condition_network=convolutions()), small_glow(**OF_MAPS)
-    path = tmp_path / "own.keras"
-    own.save(path)
-    usual.save(tmp_path / "usual.keras")
-    usual.save_to_preset(tmp_path / "preset")
-    with pytest.raises(ConfigError, match=r"load\(path, condition_network=…\).*Received: None.*'Sequential'"):
-        glow_tf.load(path)
-    assert cli.run("sample", [f"--model={path}"]) == 1
-    assert "condition_network=…" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match=r"no condition network but the package's own\. Received.*'mine'"):
-        glow_tf.load(tmp_path / "usual.keras", condition_network=convolutions())
-    with pytest.raises(ConfigError, match=r"is for \.keras files.*preset.*'mine'"):
-        glow_tf.load(tmp_path / "preset", condition_network=convolutions())
+def test_a_preset_does_not_take_it(tmp_path):
+    own = glow_tf.Glow(small_glow(**OF_MAPS).config, condition_network=convolutions())
     with pytest.raises(ConfigError, match=r"a \.keras file takes this model. Received.*'mine'"):
         own.save_to_preset(tmp_path / "refused")
-    with pytest.raises(ConfigError, match=r"0 weights, as '.*condition_network"):
-        glow_tf.load(path, condition_network=keras.layers.Dense(3))

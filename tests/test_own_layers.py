@@ -17,7 +17,6 @@ from glow_tf import presets
 from glow_tf.commands import cli, run_flags
 from glow_tf.core.errors import ConfigError
 from glow_tf.layout.partition import part_layouts
-from glow_tf.presets import weights_file
 from glow_tf.use.exports import saved_model
 
 pytestmark = pytest.mark.long
@@ -93,8 +92,7 @@ def test_a_layer_of_ones_own_trains_inverts_and_is_kept_in_every_file(name, form
 
 
 @pytest.mark.parametrize("changes", [{"width": 512}, {"width": 1}], ids=str)
-def test_files_hold_a_network_of_any_size_whatever_the_width(changes, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights_file, "ROOM", 2**10)
+def test_files_hold_a_network_of_any_size_whatever_the_width(changes, tmp_path):
     glow = model_of("network", "glow", **ONE, **changes)
     glow.save(tmp_path / "model.keras")
     glow.save_to_preset(tmp_path / "preset")

@@ -2,7 +2,7 @@
 
     glow-tf preset --workdir=runs/mine --output=presets/mine --weights_dtype=float16
 
-The folder has config.json, model.weights.h5 and a card, README.md. The weights are rounded, if
+The folder has config.json, model.safetensors and a card, README.md. The weights are rounded, if
 --weights_dtype says so, and scored on the run's test images as they are kept. The card has this score, the
 run's data, seed and command. `glow_tf.Glow.from_preset`, every command's --model and
 `glow-tf train --from_preset` take the folder.

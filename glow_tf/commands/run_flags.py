@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from glow_tf import presets
 from glow_tf.architectures.architecture import architecture
 from glow_tf.commands import parsing
 from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import parse_json
 from glow_tf.data.named import check_named
 from glow_tf.run import suited
 from glow_tf.run.files import flags_file
@@ -144,7 +146,13 @@ def _model_of(name: str) -> configuration.ModelConfig:
     start = pathlib.Path(name)
     if start.suffix != ".keras":
         return presets.read_model_file(start / "checkpoints" / "model.json")
-    return presets.model_of_settings(start, presets.read_keras_file(start)[0]["config"])
+    try:
+        with zipfile.ZipFile(start) as archive:
+            content = parse_json(archive.read("config.json").decode())["config"]
+        of_glow = content["glow"]["config"] if "glow" in content else content  # of a trainer, or of a model
+        return presets.model_of_settings(start, of_glow["config"])
+    except (zipfile.BadZipFile, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"{start} must be a .keras file of a model. Received: {error!r}") from None
 
 
 def check_data(config: configuration.RunConfig) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from glow_tf.layout.partition import FLOAT_BYTES, PartLayout
+from glow_tf.config import ModelConfig
+from glow_tf.layout.partition import FLOAT_BYTES, PartLayout, part_layouts
 
 BOTH_WAYS = 3  # forward and backward passes of a part, in forward passes; one more recomputes activations
 
@@ -55,3 +56,16 @@ def weight_bytes(layouts: Sequence[PartLayout]) -> float:
     """Returns the bytes of a model's kernels."""
     elements = [e for p in layouts for e in (*p.elements, *p.given)]
     return FLOAT_BYTES * sum(e.kernel_size for e in elements)
+
+
+def model_bytes(model: ModelConfig) -> int:
+    """Returns the bytes of a model's weights, in float32 and nearly: those of biases are not counted.
+
+    Those of layers of one's own are not counted either: nobody knows their size.
+    """
+    elements = [e for p in part_layouts(model) for e in (*p.elements, *p.given)]
+    if model.has_own_steps:
+        elements = [e for e in elements if e.kind != "flow_step"]
+    is_fixed = model.permutation not in ("lu", "plain")
+    fixed = sum(e.channels**2 for e in elements if is_fixed and e.kind == "flow_step")
+    return FLOAT_BYTES * (sum(e.kernel_size for e in elements) - fixed)

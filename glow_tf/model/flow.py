@@ -16,13 +16,13 @@ from glow_tf.bijectors.bijector import WithLogDet
 from glow_tf.bijectors.condition import Array, Condition
 from glow_tf.config import ModelConfig
 from glow_tf.core.memory import check_memory
+from glow_tf.layout.cost import model_bytes
 from glow_tf.layout.partition import part_layouts
 from glow_tf.model.conditions import checked_condition
 from glow_tf.model.density_model import DensityModel, checked_images, checked_policy
 from glow_tf.model.part_layers import copies_of, entrance_of
 from glow_tf.model.parts import Part, get_weights_by_step, set_weights_by_step
 from glow_tf.model.passage import PartView, Passage
-from glow_tf.presets.weights_file import model_bytes
 
 
 def is_initialized(layer: keras.Layer) -> bool:

@@ -13,10 +13,10 @@ import keras
 from glow_tf import presets
 from glow_tf.bijectors.registered import with_registered
 from glow_tf.config import SAME_FUNCTION, ModelConfig
+from glow_tf.core import tensor_files
 from glow_tf.core.errors import ConfigError
 from glow_tf.internals import layers_within
 from glow_tf.model.compiled_model import CompiledModel
-from glow_tf.presets.weights_file import load_checked
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -79,9 +79,8 @@ class Glow(CompiledModel):
             sorted(glow_tf.Glow.presets)  # the names; glow_tf.Glow.presets["digits"] says more
 
         Args:
-          preset: the name of a preset that comes with the package, a folder from `save_to_preset`, the URL of
-            such a folder, or `hf://OWNER/NAME[@REVISION]`, one on the Hugging Face Hub (needs
-            `pip install 'glow_tf[hub]'`).
+          preset: the name of a preset that comes with the package, a folder from `save_to_preset`, or
+            `hf://OWNER/NAME[@REVISION]`, one on the Hugging Face Hub.
           image_shape: (H, W, C) of the images, where their size is not the preset's; see `resized`.
           **changes: settings of `ModelConfig` that leave the function of the model as it is: `parts`,
             `local_prior`, `precision`, `seed`. A preset is uncut, and its coupling networks are in float32.
@@ -93,9 +92,10 @@ class Glow(CompiledModel):
         folder = presets.find(preset)
         if other := sorted(set(changes) - set(SAME_FUNCTION)):
             raise ConfigError(f"a preset's {', '.join(SAME_FUNCTION)} may be changed. Received: {other}")
-        config, arrays = presets.read_preset(folder)
-        whole, weights = cls(config, name="glow"), folder / presets.WEIGHTS
-        load_checked(whole, lambda: whole.load_weights(weights), arrays, str(weights))
+        whole = cls(presets.read_model(folder), name="glow")
+        weights = whole.named_weights
+        for name, value in tensor_files.read(folder / presets.WEIGHTS, weights).items():
+            weights[name].assign(value)
         if image_shape is not None and tuple(image_shape) != whole.image_shape:
             whole = whole.resized(image_shape)
         return whole.recut(**changes) if changes else whole
@@ -168,7 +168,7 @@ class Glow(CompiledModel):
         about: Mapping[str, Any] | None = None,
         weights_dtype: str = "float32",
     ) -> None:
-        """Keeps the model as a preset: config.json, model.weights.h5 and a card, README.md.
+        """Keeps the model as a preset: config.json, model.safetensors and a card, README.md.
 
         The model is kept whole: without its cuts and without the local priors, which only training uses.
 
@@ -188,7 +188,13 @@ class Glow(CompiledModel):
             )
         parts = self.config.parts if self.has_condition_networks else "1"
         whole = self.recut(dtype="float32", parts=parts, local_prior="standard", precision="float32")
-        presets.write(pathlib.Path(folder), whole.config, whole.save_weights, about or {}, weights_dtype)
+        weights = {name: weight.numpy() for name, weight in whole.named_weights.items()}
+        presets.write(pathlib.Path(folder), whole.config, weights, about or {}, weights_dtype)
+
+    @property
+    def named_weights(self) -> dict[str, keras.Variable]:
+        """The weights by their names in files, such as `part_1/prior/mean`: their paths below the model."""
+        return {weight.path.partition("/")[2]: weight for weight in self.weights}
 
     @property
     def has_condition_networks(self) -> bool:

@@ -1,16 +1,11 @@
 """Trainers loaded from what a run, or `PartsTrainer.save`, wrote."""
 
-import math
 import pathlib
-import warnings
 
-import keras
-
-from glow_tf import data, presets
-from glow_tf.core.errors import ConfigError, in_one_line
+from glow_tf import data
+from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import check_path
 from glow_tf.layout.schedule import epochs_training, phases_of
-from glow_tf.presets.weights_file import check_weight
 from glow_tf.run.context import compiled_trainer
 from glow_tf.run.files import checkpoint_content as content
 from glow_tf.run.files import saved
@@ -34,8 +29,7 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
     `with trainer.averages.in_place():` has the averages, which the run evaluated.
 
     Args:
-      workdir: of a run, or a `.keras` file that `PartsTrainer.save` wrote. Such a file may name any class of
-        Keras, which is made: take one that you wrote yourself.
+      workdir: of a run, or a `.keras` file that `PartsTrainer.save` wrote.
       which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
         images.
 
@@ -73,20 +67,10 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
 
 
 def _of_keras_file(path: pathlib.Path) -> PartsTrainer:
-    if not presets.read_keras_file(path)[1]:
+    found = saved.load_keras_file(path)
+    if not isinstance(found, PartsTrainer):
         raise ConfigError(
             "load_trainer needs the workdir of a run, or a file that PartsTrainer.save wrote; glow_tf.load "
             f"loads what Glow.save wrote. Received: {str(path)!r}"
         )
-    try:
-        with warnings.catch_warnings():  # Keras only warns of an optimizer's numbers that it did not load
-            warnings.filterwarnings("error", "Skipping variable loading")
-            trainer = keras.saving.load_model(path)
-    except Exception as error:  # whatever Keras raises; it names a class that is not registered
-        raise ConfigError(
-            f"the trainer of {path} must be whole, and classes of your own registered with Keras. "
-            f"Received: {type(error).__name__}: {in_one_line(str(error))}"
-        ) from None
-    for weight in trainer.glow.variables:
-        check_weight(weight.path, weight.numpy(), str(path), math.inf)
-    return trainer
+    return found

@@ -1,1 +1,1 @@
-"""What is measured apart from studies: times, memory, faults, hostile input, uses of trained models."""
+"""What is measured apart from studies: times, memory, faults, uses of trained models."""

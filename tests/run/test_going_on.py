@@ -238,7 +238,7 @@ def test_what_is_no_model_is_refused(tmp_path):
         ("absent", "There is no such file or folder"),
         ("", "There is no last checkpoint"),
         ("damaged.keras", r"cannot be read as a \.keras file of this package"),
-        ("dense.keras", "must hold a Glow or a PartsTrainer .* Received: .*Sequential"),
+        ("dense.keras", r"must hold a Glow or a PartsTrainer\. Received: Sequential"),
     ):
         with pytest.raises(ConfigError, match=rf"^init_from must be the workdir .*{message}.*; init_from="):
             train(config(tmp_path / "run", **FAST, init_from=str(tmp_path / name)))

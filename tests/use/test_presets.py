@@ -1,18 +1,20 @@
 """Presets: models kept as plain files, those that come with the package, and runs that start from one."""
 
+import dataclasses
 import json
 import shutil
 import warnings
 
-import h5py
 import numpy as np
 import pytest
 from helpers import SMALL, train
+from safetensors.numpy import load_file, save_file
 from small import make_small_images, preset_once, small_glow
 
 import glow_tf
 from glow_tf import data, presets
 from glow_tf.commands import run_flags
+from glow_tf.core import tensor_files
 from glow_tf.core.errors import ConfigError
 from glow_tf.presets.card import card_of
 from glow_tf.run.files.flags_file import flagfile
@@ -59,7 +61,7 @@ def test_half_precision_takes_less_space_and_moves_the_score_a_little(tmp_path, 
     sizes = {}
     for dtype in ("float32", "float16"):
         glow.save_to_preset(tmp_path / dtype, weights_dtype=dtype)
-        sizes[dtype] = (tmp_path / dtype / "model.weights.h5").stat().st_size
+        sizes[dtype] = (tmp_path / dtype / "model.safetensors").stat().st_size
     assert sizes["float16"] < 0.7 * sizes["float32"]
     found = bits(glow_tf.Glow.from_preset(tmp_path / "float16"), small_images)
     assert 0 < np.abs(found - bits(glow, small_images)).max() < 0.05
@@ -108,7 +110,7 @@ def test_a_preset_that_cannot_be_written_leaves_the_old_one(glow, kept, monkeypa
         raise OSError("no space")
 
     before = {path.name: path.read_bytes() for path in kept.iterdir()}
-    monkeypatch.setattr(presets.files, "_halve", full)
+    monkeypatch.setattr(tensor_files, "write", full)
     with pytest.raises(OSError, match="no space"):
         glow.save_to_preset(kept, weights_dtype="float16")
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
@@ -136,21 +138,43 @@ def no_shape(folder):
 
 
 def cut_off_weights(folder):
-    path = folder / "model.weights.h5"
+    path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:500])
 
 
 def wider(folder):
     content = json.loads((folder / "config.json").read_text())
-    content["model"]["width"] = 9
+    content["model"]["width"] = 7
     (folder / "config.json").write_text(json.dumps(content))
 
 
+def larger_than_its_weights(folder):
+    content = json.loads((folder / "config.json").read_text())
+    content["model"]["width"] = 8192
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def with_weights(folder, change):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path)
+
+
 def a_weight_missing(folder):
-    with h5py.File(folder / "model.weights.h5", "a") as file:
-        names = []
-        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-        del file[names[0]]
+    with_weights(folder, lambda weights: weights.pop("part_1/prior/mean"))
+
+
+def a_weight_more(folder):
+    with_weights(folder, lambda weights: weights.update({"part_9/prior/mean": np.zeros(4, np.float32)}))
+
+
+def a_weight_of_nan(folder):
+    with_weights(folder, lambda weights: weights["part_1/prior/mean"].fill(np.nan))
+
+
+def a_weight_of_integers(folder):
+    with_weights(folder, lambda weights: weights.update({"part_1/prior/mean": np.zeros(16, np.int64)}))
 
 
 @pytest.mark.parametrize(
@@ -160,9 +184,16 @@ def a_weight_missing(folder):
         (other_format, "must have the format 1"),
         (unknown_setting, r"does not know\. Received: \['spline'\]"),
         (no_shape, r"image_shape must be three positive integers .* Received: image_shape=8"),
-        (cut_off_weights, "the weights of the preset .* are damaged"),
-        (wider, r"one array for each weight .* 15 arrays of shape \(2, 8\) for 7 weights"),
-        (a_weight_missing, "the weights of the preset .* are damaged"),
+        (cut_off_weights, r"model\.safetensors must be a file of safetensors, and whole\. Received: "),
+        (
+            wider,
+            r"must hold real numbers of shape \(.*7.*\) as 'part_1/.*\. Received: F32 of shape \(.*8.*\)",
+        ),
+        (larger_than_its_weights, r"must hold the weights of the model that config\.json describes"),
+        (a_weight_missing, r"an array for each of \d+ names.* Received: none for 'part_1/prior/mean'"),
+        (a_weight_more, r"an array for each of \d+ names.* Received: one for 'part_9/prior/mean'"),
+        (a_weight_of_nan, r"numbers that are finite\. Received: part_1/prior/mean, with nan"),
+        (a_weight_of_integers, r"must hold real numbers of shape \(8,\) .* Received: I64 of shape \(16,\)"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -170,6 +201,19 @@ def test_a_damaged_preset_is_refused(kept, damage, message):
     damage(kept)
     with pytest.raises(ConfigError, match=message):
         glow_tf.Glow.from_preset(kept)
+
+
+def test_weights_are_checked_before_a_large_model_is_made(kept, monkeypatch):
+    larger_than_its_weights(kept)
+    monkeypatch.setattr(glow_tf.Glow, "__init__", lambda *_, **__: pytest.fail("the model was made"))
+    with pytest.raises(ConfigError, match="must hold the weights of the model"):
+        glow_tf.Glow.from_preset(kept)
+
+
+def test_the_config_of_a_preset_has_every_setting():
+    every = {field.name for field in dataclasses.fields(glow_tf.ModelConfig)}
+    for name in presets.names():
+        assert json.loads((presets.find(name) / "config.json").read_text())["model"].keys() == every
 
 
 def test_what_is_no_preset_and_other_changes_are_refused(kept, tmp_path):
@@ -220,9 +264,7 @@ def test_the_digits_preset_scores_what_its_card_says():
 @pytest.mark.parametrize("name", sorted(glow_tf.Glow.presets))
 def test_the_card_of_a_preset_of_the_package_says_what_its_files_are(name):
     folder = presets.find(name)
-    with h5py.File(folder / "model.weights.h5") as file:
-        found = set()
-        file.visititems(lambda _, item: found.add(getattr(item, "dtype", None)))
+    found = {value.dtype for value in load_file(folder / "model.safetensors").values()}
     dtype = "float16" if np.dtype("float16") in found else "float32"
     model, about = presets.read_model(folder), presets.read_about(folder)
     assert (folder / "README.md").read_text() == card_of(name, model, about, dtype)

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.core.errors import in_one_line
-from glow_tf.presets.weights_file import check_weight
+from glow_tf.core.tensor_files import check_finite
 from glow_tf.training.trainer import PartsTrainer
 
 _VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # what TensorFlow adds to a variable's name in a checkpoint
@@ -87,7 +87,7 @@ def read_into(content: dict[str, Any], path: str, partly: bool = False) -> None:
     for name, variable in variables.items():
         value = reader.get_tensor(name)
         if name.startswith("model/"):
-            check_weight(name.removesuffix(f"/{_VALUE}").replace(".S", "/"), value, "it")
+            check_finite(name.removesuffix(f"/{_VALUE}").replace(".S", "/"), value, "it")
         variable.assign(value)
 
 

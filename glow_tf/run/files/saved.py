@@ -2,10 +2,7 @@
 
 import contextlib
 import dataclasses
-import io
-import math
 import pathlib
-import zipfile
 
 import keras
 
@@ -13,34 +10,23 @@ from glow_tf import presets
 from glow_tf.config import SAME_FUNCTION, ModelConfig
 from glow_tf.core.durable_files import check_can_be_read_again
 from glow_tf.core.errors import ConfigError, in_one_line
-from glow_tf.core.memory import check_memory
 from glow_tf.model.glow import Glow
-from glow_tf.presets import weights_file
 from glow_tf.run.files import checkpoint_files
 from glow_tf.run.files.checkpoint_content import DamagedCheckpointError, by_path, read_into, readable
 from glow_tf.run.files.workdir import BEST_EPOCH, read_summary
 from glow_tf.training.trainer import PartsTrainer
 
-OF_TRAINER = ("optimizer", "layers/")  # so begin a trainer's arrays of optimizers and objectives
 SAYS = {"condition_shape": "--condition, "}  # which flag a setting follows
 
 
-def load(
-    path: str | pathlib.Path,
-    which: str = "",
-    custom_objects: object = None,
-    condition_network: keras.layers.Layer | None = None,
-) -> Glow:
-    """Loads a model; `load_trainer` loads a trainer. SECURITY.md says what is checked of a file first.
+def load(path: str | pathlib.Path, which: str = "") -> Glow:
+    """Loads a model; `load_trainer` loads a trainer. From strangers take presets only: see SECURITY.md.
 
     Args:
       path: a `.keras` file that `Glow.save` or `PartsTrainer.save` wrote, the workdir of a run, or a preset:
         its folder, its address, or the name of one that comes with the package; see `Glow.from_preset`.
       which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
         images. Empty: the one that the run's summary and export are of, the best where it exists.
-      custom_objects: not used any more: of a trainer's file, the model alone is made, without optimizers.
-      condition_network: for a `.keras` file whose model has one of your own. Its settings count, and its
-        weights are those of the file.
 
     Raises:
       FileNotFoundError: there is no such file or checkpoint.
@@ -52,15 +38,11 @@ def load(
     is_preset = presets.refers_to_preset(name)
     if not (is_preset or path.exists()):
         raise FileNotFoundError(f"There is no such file or folder. Received: path={str(path)!r}")
-    if path.suffix == ".keras" and not is_preset:
-        return _load_keras_file(path, condition_network)
-    if condition_network is not None:
-        raise ConfigError(
-            "condition_network is for .keras files; the models of presets and runs have the package's own. "
-            f"Received: path={str(path)!r}, condition_network={condition_network.name!r}"
-        )
     if is_preset:
         return Glow.from_preset(name)
+    if path.suffix == ".keras":
+        found = load_keras_file(path)
+        return found.glow if isinstance(found, PartsTrainer) else found
     found, glow = checkpoint_path(path, which), untrained_glow(path)
     while True:
         try:
@@ -73,68 +55,18 @@ def load(
             found = newer  # the run goes on, and has replaced its checkpoint meanwhile
 
 
-def _load_keras_file(path: pathlib.Path, condition_network: keras.layers.Layer | None) -> Glow:
-    """Loads the model of a file that `Glow.save` or `PartsTrainer.save` wrote; ConfigError if none did.
-
-    Keras makes whatever a file names, and some of its layers read files or run programs. So Keras is not
-    given the settings: the model is made from those of a `Glow`, and Keras reads its weights alone, which
-    must be numbers. The optimizers, objectives and condition networks that a file names are not made.
-    """
-    own, what = condition_network is not None, f"{path}: {presets.WEIGHTS}"
+def load_keras_file(path: pathlib.Path) -> Glow | PartsTrainer:
+    """Loads what `Glow.save` or `PartsTrainer.save` wrote, in Keras's safe mode; ConfigError if none did."""
     try:
-        settings, of_trainer = presets.read_keras_file(path)
-        config = presets.model_of_settings(path, settings["config"])
-        _check_condition_network(path, settings.pop("condition_network", None), condition_network)
-        needed = 2 * weights_file.model_bytes(config)
-        check_memory(needed, f"the model of {path}", "load it where there is more")
-        arrays = _arrays_of(path, config, what, own)
-        glow = Glow.from_config({**settings, "condition_network": condition_network})
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever zipfile, Keras and TensorFlow raise at a stranger's file
+        found = keras.saving.load_model(path, safe_mode=True)
+    except Exception as error:  # whatever Keras raises; it names a class that is not registered
         raise ConfigError(
-            f"{path} cannot be read as a .keras file of this package. Received: "
-            f"{type(error).__name__}: {in_one_line(str(error))}"
+            f"{path} cannot be read as a .keras file of this package, with classes of your own registered "
+            f"with Keras. Received: {type(error).__name__}: {in_one_line(str(error))}"
         ) from None
-    if of_trainer:
-        arrays = {name: shape for name, shape in arrays.items() if not name.startswith(OF_TRAINER)}
-    holder = PartsTrainer(glow) if of_trainer else glow
-    most = math.inf if own else weights_file.MOST_WEIGHT
-    weights_file.load_checked(glow, lambda: holder.load_weights(path), arrays, what, most)
-    return glow
-
-
-def _arrays_of(path: pathlib.Path, config: ModelConfig, what: str, own_networks: bool) -> weights_file.Shapes:
-    """Returns the shapes of the arrays in a `.keras` file; ConfigError as `check_weights` raises it."""
-    with zipfile.ZipFile(path) as archive:
-        weights = archive.getinfo(presets.WEIGHTS)
-        sizes = (weights.compress_size, weights.file_size)  # as the archive's directory tells them
-        if weights.compress_type != zipfile.ZIP_STORED or not sizes[0] == sizes[1] <= path.stat().st_size:
-            raise ConfigError(
-                f"{path} must hold members that are not compressed, of the sizes that it says. "
-                f"Received: {weights}"
-            )
-        if not own_networks:  # nobody knows their size
-            weights_file.check_size(weights.file_size, config, what)
-        # All at once: for each place that HDF5 asks for, zipfile would read the member from its start again.
-        content = io.BytesIO(archive.read(weights))
-    how = {"compressed": False, "own_networks": own_networks}
-    return weights_file.check_weights(content, sizes[1], config, what, **how)
-
-
-def _check_condition_network(path: pathlib.Path, kept: dict | None, given: keras.layers.Layer | None) -> None:
-    """Raises ConfigError unless a condition network is given to a model that has one, and to no other."""
-    if kept is not None and given is None:
-        raise ConfigError(
-            f"the model of {path} has a condition network that is not the package's: load(path, "
-            "condition_network=…) needs a layer of the same settings. Received: None, and a file that has "
-            f"{kept.get('class_name')!r:.60}"
-        )
-    if kept is None and given is not None:
-        raise ConfigError(
-            f"the model of {path} has no condition network but the package's own. "
-            f"Received: condition_network={given.name!r}"
-        )
+    if not isinstance(found, Glow | PartsTrainer):
+        raise ConfigError(f"{path} must hold a Glow or a PartsTrainer. Received: {type(found).__name__}")
+    return found
 
 
 def untrained_glow(workdir: pathlib.Path) -> Glow:
