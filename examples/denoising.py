@@ -76,7 +76,9 @@ def train(images: np.ndarray, n_bits: int, epochs: int, given: bool) -> glow_tf.
     batches = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images), seed=SEED)
     batches = batches.batch(BATCH, drop_remainder=True).repeat(epochs).enumerate()  # each with other noise
     if given:
-        batches = batches.map(lambda k, x: (x, condition_of(with_noise(x, n_bits, k), n_bits)))
+        batches = batches.map(
+            lambda k, x: {"images": x, "condition": condition_of(with_noise(x, n_bits, k), n_bits)}
+        )
     else:
         batches = batches.map(lambda k, x: x)
     glow = glow_tf.Glow(config)

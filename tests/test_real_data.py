@@ -143,13 +143,13 @@ def test_real_data_are_refused_by_a_model_of_bytes():
         ConfigError, match=r"uint8.*a model of real numbers has data='real'. Received: float32"
     ):
         glow.log_prob(made(2, *SHAPE))
-    with pytest.raises(ConfigError, match=r"must begin with uint8.*data='real'. Received: float32"):
+    with pytest.raises(ConfigError, match=r"images must be uint8.*data='real'. Received: float32"):
         compiled(glow).fit(tf.data.Dataset.from_tensors(made(2, *SHAPE)))
 
 
 def test_real_data_have_no_noise_and_no_bits(glow):
     x = made(8, *SHAPE)
-    noisy = tf.data.Dataset.from_tensors((x, np.full(x.shape, 0.5, np.float32)))
+    noisy = tf.data.Dataset.from_tensors({"images": x, "noise": np.full(x.shape, 0.5, np.float32)})
     with pytest.raises(ConfigError, match=r"no noise but zeros. Received: noise in \[0.5, 0.5\]"):
         compiled(glow).fit(noisy)
     spoiled = tf.data.Dataset.from_tensors(np.full(x.shape, np.inf, np.float32))

@@ -17,7 +17,6 @@ from glow_tf.model.flow import is_initialized
 from glow_tf.model.glow import Glow
 from glow_tf.training.feed import inputs
 from glow_tf.training.feed.batch import filled_up, initialize_from, named
-from glow_tf.training.feed.datasets import start_reading
 from glow_tf.training.fit_callbacks import callbacks_for
 from glow_tf.training.metrics import Logs
 from glow_tf.training.optim.averages import Averages
@@ -151,20 +150,20 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
 
         The batch is what `named` takes. A step that is not finite is skipped.
         """
-        batch, cache = named(batch, self.glow.config), self.prefix_caches.get(self.phase)
+        batch, cache = named(batch), self.prefix_caches.get(self.phase)
         self.logs.means.update(self.phase, *self.training_steps(batch, self.phase, cache))
         return self.get_metrics_result()
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
-        """Adds a batch, with weights [B] for an index, to an evaluation; returns its result."""
-        batch = filled_up(named(batch, self.glow.config, trains=False))
+        """Adds a batch, to an evaluation; returns its result."""
+        batch = filled_up(named(batch))
         bits = self.forward_pass.bits_of_whole(batch, self.seed)
         self.logs.of_evaluation.update_state(bits, batch.get("weight"))
         return self.logs.of_evaluation.result()
 
     def predict_step(self, batch: Any) -> tf.Tensor:
         """Returns what `call` returns for a batch, of which a replica may have no image: [B], nats."""
-        batch = named(batch, self.glow.config, trains=False)
+        batch = named(batch)
         filled = filled_up(batch)
         return self.glow.call(filled["images"], filled.get("condition"))[: tf.shape(batch["images"])[0]]
 
@@ -196,9 +195,10 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
 
         Args:
           x: uint8 images [N, H, W, C], shuffled anew every epoch (another `fit` begins again with the order
-            and the noise of its `initial_epoch`), or a source of batches of images, (images, noise) or, with
-            a `PrefixCache`, (images, noise, index); see `datasets.as_dataset`.
-          y: of an array x, what a model is given with each image, [N, …].
+            and the noise of its `initial_epoch`), alone or in a dictionary with the `condition`; or a
+            `tf.data.Dataset` of batches of images, or of dictionaries of `images`, `noise`, `condition` and,
+            with a `PrefixCache`, `index`.
+          y: of an array x, what a model is given with each image, [N, …], or a dictionary of such.
           batch_size: for an array; that of `compile` by default.
           epochs: the epoch to stop after; by default the last that has a phase.
           initial_step: steps of the first epoch that were made before, by a trainer whose state was restored.
@@ -219,7 +219,6 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         initialize_from(self, dataset)
         self.averages.start()
         kwargs["callbacks"] = callbacks_for(kwargs, self.optimizers, self.phases, self.logs.means)
-        start_reading(dataset)
         self.steps_before = initial_step
         return super().fit(inputs.of_unknown_length(dataset, initial_step), **kwargs)
 
@@ -227,8 +226,8 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         """Computes the bits per dimension of the whole chain, as keras.Model.evaluate does.
 
         Args:
-          x: as in `fit`; a source may also have batches of (images, noise, weight).
-          y: of an array x, what a model is given with each image.
+          x: as in `fit`; batches may also have a `weight`, 0 or 1 for each image, and have no `index`.
+          y: as in `fit`.
           batch_size: for an array; 64 by default.
           **kwargs: of keras.Model.evaluate; with `return_dict=True`, names come in the order of the list.
         """
@@ -242,8 +241,8 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
     ) -> Any:
         """Makes one step of the current phase, as keras.Model.train_on_batch does; initialises like `fit`.
 
-        Each replica takes the whole batch: images, or (images, noise); y is as in `fit`. Raises what `fit`
-        does, and ConfigError if rates need the steps per epoch.
+        Each replica takes the whole batch: images, or a dictionary with their noise, too; y is as in `fit`.
+        Raises what `fit` does, and ConfigError if rates need the steps per epoch.
         """
         check_compiled(self, "train_on_batch")
         check_phases(self.glow, (self.phase,), ())

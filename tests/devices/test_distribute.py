@@ -159,7 +159,7 @@ def test_the_replica_whose_images_are_at_fault_explains_a_non_finite_step(small_
     # Only the noise of the first batch is checked.
     noise = np.zeros((2, *small_images.shape), np.float32)
     noise[1, -1] = 1e30
-    batches = tf.data.Dataset.from_tensor_slices((np.stack([small_images] * 2), noise))
+    batches = tf.data.Dataset.from_tensor_slices({"images": np.stack([small_images] * 2), "noise": noise})
     batches = untuned(batches)
     with pytest.raises(NonFiniteError, match=r"bijector block_1_\w+, whose inputs range over"):
         trainer.fit(batches, epochs=1, verbose=0)

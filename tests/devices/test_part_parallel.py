@@ -80,7 +80,7 @@ def test_nothing_but_activations_and_single_numbers_goes_from_device_to_device(
     trainer = PartsTrainer(glow, phases(schedule, 2, 1))
     trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5)
     trainer.initialize(small_images)
-    batch = (small_images[:16], tf.random.stateless_uniform([16, 8, 8, 1], [0, 0]))
+    batch = {"images": small_images[:16], "noise": tf.random.stateless_uniform([16, 8, 8, 1], [0, 0])}
     trainer.set_phase(trainer.phases[0])
     graph = tf.function(trainer.train_step, autograph=False).get_concrete_function(batch).graph
     sent = {

@@ -24,17 +24,21 @@ def noise(small_images, rng):
     return rng.uniform(size=small_images.shape).astype(np.float32)
 
 
+def by_name(*members):
+    return dict(zip(("images", "noise", "condition"), members, strict=False))
+
+
 def fitted(*members):
     """The weights after one step of `fit` on one batch."""
-    trainer = make_trainer((2,) if members[-1].ndim == 2 else ())
-    trainer.fit(tf.data.Dataset.from_tensors(members), verbose=0)
+    trainer = make_trainer((2,) if len(members) == 3 else ())
+    trainer.fit(tf.data.Dataset.from_tensors(by_name(*members)), verbose=0)
     return trainer.glow.get_weights()
 
 
 @pytest.mark.long
 def test_a_step_on_one_batch_is_a_step_of_fit(small_images, noise):
     trainer = make_trainer()
-    logs = trainer.train_on_batch((small_images, noise), return_dict=True)
+    logs = trainer.train_on_batch(by_name(small_images, noise), return_dict=True)
     assert np.isfinite(logs["bpd"])
     assert trainer.glow.initialized
     for a, b in zip(trainer.glow.get_weights(), fitted(small_images, noise), strict=True):
@@ -43,24 +47,24 @@ def test_a_step_on_one_batch_is_a_step_of_fit(small_images, noise):
 
 def test_a_list_of_logs_begins_with_what_is_minimised(small_images, noise, eager):
     trainer = make_trainer()
-    first, *_, last = trainer.train_on_batch((small_images, noise))
+    first, *_, last = trainer.train_on_batch(by_name(small_images, noise))
     assert first == last == trainer.get_metrics_result()["loss"] > 0
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_what_is_given_ends_the_batch_or_is_y(small_images, noise, apart):
+def test_what_is_given_is_in_the_batch_or_is_y(small_images, noise, apart):
     given = np.eye(2, dtype=np.float32)[np.arange(len(small_images)) % 2]
-    trainer = make_trainer((2,))
-    trainer.train_on_batch(*(((small_images, noise), given) if apart else ((small_images, noise, given),)))
+    trainer, batch = make_trainer((2,)), by_name(small_images, noise)
+    trainer.train_on_batch(*((batch, given) if apart else (batch | {"condition": given},)))
     for a, b in zip(trainer.glow.get_weights(), fitted(small_images, noise, given), strict=True):
         np.testing.assert_array_equal(a, b)
-    with pytest.raises(ConfigError, match=r"needs a condition with the images: as y .*\{'images': 'uint8"):
+    with pytest.raises(ConfigError, match=r"if any, noise, index, condition;.*\{'images': 'uint8"):
         trainer.train_on_batch(small_images)
 
 
 def test_a_batch_is_evaluated_by_itself(small_images, noise, eager):
     trainer = make_trainer()
-    first, second = (small_images[:8], noise[:8]), (small_images[8:], noise[8:])
+    first, second = by_name(small_images[:8], noise[:8]), by_name(small_images[8:], noise[8:])
     trainer.train_on_batch(first)
     expected = trainer.evaluate(tf.data.Dataset.from_tensors(second), verbose=0, return_dict=True)
     for batch in (first, second, second):
@@ -73,12 +77,13 @@ def test_a_batch_is_evaluated_by_itself(small_images, noise, eager):
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [
-        (lambda x: (x, x), {}, "y is not used"),
+        (lambda x: (x, x), {}, "labels are not used otherwise"),
         (lambda x: (x,), {"sample_weight": np.ones(16)}, "sample_weight is not used"),
-        (lambda x: ((x, x),), {}, r"second member\) of uint8"),
-        (lambda x: ((x, x.astype(np.float32)),), {}, r"second member\) with values in \[\d+, \d+\]"),
-        (lambda x: ((x, x / 512, x),), {}, r"(index|weight) must be [a-z-]+"),
-        (lambda x: ((x, x / 512, x, x),), {}, r"'member 4': 'uint8"),
+        (lambda x: ((x, x),), {}, "tuple"),
+        (lambda x: (tf.data.Dataset.from_tensors(x),), {}, "one step takes one batch"),
+        (lambda x: (by_name(x, x),), {}, "noise must be floating-point"),
+        (lambda x: (by_name(x, x.astype(np.float32)),), {}, r"values in \[\d+, \d+\]"),
+        (lambda x: ({"images": x, "labels": x},), {}, "'labels': 'uint8"),
         (lambda x: (x[:, :2],), {}, "of shape"),
     ],
 )

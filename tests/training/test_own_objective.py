@@ -74,7 +74,7 @@ def test_it_trains_its_part_and_the_bits_reported_are_those_of_the_model(own, sm
     assert (type(first), type(last)) == (own, PriorObjective)
     assert history["bpd"][-1] < history["bpd"][0]
     noise = np.random.default_rng(0).random(small_images.shape, np.float32)
-    batches = tf.data.Dataset.from_tensor_slices((small_images, noise)).batch(16)
+    batches = tf.data.Dataset.from_tensor_slices({"images": small_images, "noise": noise}).batch(16)
     found = trainer.evaluate(batches, return_dict=True, verbose=0)
     nats = trainer.glow.dequantized_log_prob(trainer.glow.dequantized(small_images, noise))
     np.testing.assert_allclose(found["bpd"], -np.mean(nats) / (64 * np.log(2)), rtol=1e-5)

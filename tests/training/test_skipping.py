@@ -20,7 +20,7 @@ def batches(images, steps):
     noise = np.full((len(steps), *images.shape), 0.5, np.float32)
     for own, kind in zip(noise, steps, strict=True):
         own[-1] = 1e30 if kind == BAD else 0.5
-    dataset = tf.data.Dataset.from_tensor_slices((np.stack([images] * len(steps)), noise))
+    dataset = tf.data.Dataset.from_tensor_slices({"images": np.stack([images] * len(steps)), "noise": noise})
     return untuned(dataset)
 
 
@@ -184,5 +184,5 @@ def test_the_means_of_an_epoch_are_over_examples_whatever_the_size_of_a_batch(sm
         return trainer.fit(dataset, epochs=1, verbose=0).history["bpd"][0]
 
     noise = np.full(small_images.shape, 0.5, np.float32)
-    dataset = untuned(tf.data.Dataset.from_tensor_slices((small_images, noise)))
+    dataset = untuned(tf.data.Dataset.from_tensor_slices({"images": small_images, "noise": noise}))
     assert bpd(dataset.batch(48)) == pytest.approx(bpd(dataset.batch(64)), rel=1e-5)

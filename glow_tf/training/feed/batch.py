@@ -8,7 +8,6 @@ from typing import Any
 import tensorflow as tf
 
 from glow_tf.bijectors.pieces import filled_if_empty
-from glow_tf.config import ModelConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
@@ -31,32 +30,10 @@ MOST_INITIALIZATION_EXAMPLES = 256
 Batch = dict[str, Any]
 
 
-def named(batch: Any, config: ModelConfig, *, trains: bool = True) -> Batch:
-    """Returns a batch by name: a dictionary as it is, images, or a tuple as users of Keras write it.
-
-    A tuple is images, then noise, if there is any, then an index, or in evaluations the weights, if there are
-    any; then the condition, of a model that is given something. Keras hands what is one argument on in a
-    tuple, and y behind it.
-    """
-    if isinstance(batch, dict):
-        return dict(batch)
-    members = [own for own in batch if own is not None] if isinstance(batch, (tuple, list)) else [batch]
-    first, *ends = members
-    if isinstance(first, tuple):
-        return named((*first, *ends), config, trains=trains)
-    last = ("condition",) if config.condition_shape else ()
-    if isinstance(first, dict):
-        lacking = [name for name in last if name not in first]
-        if len(ends) > len(lacking):
-            raise ConfigError(
-                "a dictionary may be followed by the condition, where the model has one and the dictionary "
-                f"does not. Received: {sorted(first)} and {len(ends)} more"
-            )
-        return first | dict(zip(lacking, ends, strict=False))
-    before = len(members) - len(last)
-    unknown = (f"member {k + 1}" for k in range(3, before))
-    first = ("images", "noise", "index" if trains else "weight", *unknown)
-    return dict(zip((*first[:before], *last) if before > 0 else first, members, strict=False))
+def named(batch: Any) -> Batch:
+    """Returns a batch by name: a dictionary, or images alone; Keras hands single ones on in a tuple."""
+    batch = batch[0] if isinstance(batch, tuple) else batch
+    return dict(batch) if isinstance(batch, dict) else {"images": batch}
 
 
 def entering(glow: Glow, batch: Batch, seed: int = 0, cache: Any = None) -> Passage:
@@ -118,10 +95,10 @@ def initialize_from(trainer: Any, dataset: Dataset) -> None:
             height, width, _ = trainer.glow.image_shape
             count = math.ceil(INITIALIZATION_PIXELS / (height * width))
             count = min(max(count, FEWEST_INITIALIZATION_EXAMPLES), MOST_INITIALIZATION_EXAMPLES)
-            trainer.initialize(**first_examples(dataset, count, trainer.glow.config))
+            trainer.initialize(**first_examples(dataset, count))
 
 
-def first_examples(dataset: Dataset, count: int, config: ModelConfig) -> Batch:
+def first_examples(dataset: Dataset, count: int) -> Batch:
     """Returns the first `count` images of a dataset [count, H, W, C], with their noise and condition, if any.
 
     Of a distributed dataset, which is read in its strategy's scope, they are those of this process.
@@ -131,7 +108,7 @@ def first_examples(dataset: Dataset, count: int, config: ModelConfig) -> Batch:
     batches: list[tuple] = []
     found = 0
     for batch in dataset:
-        own = named(batch, config)
+        own = named(batch)
         members = {name: own[name] for name in ("images", "noise", "condition") if name in own}
         batches += zip(*map(local, tf.nest.flatten(members)), strict=True)
         found = sum(int(leaves[0].shape[0]) for leaves in batches)

@@ -148,7 +148,7 @@ class TrainingSteps:
     def _seen(self, phase: Phase) -> Seen:
         """Returns the last batch, of all replicas here, as the last step has seen it."""
         glow, local = self._forward.glow, self._strategy.experimental_local_results
-        given = named(self._last_batch, glow.config)
+        given = named(self._last_batch)
         batch = filled_up(tf.nest.map_structure(lambda own: tf.concat(local(own), 0), given))
         batch = self._with_noise(batch, phase, ago=1)
         v = glow.dequantized(batch["images"], batch["noise"], seed=self._seed)
