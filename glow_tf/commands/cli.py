@@ -1,7 +1,6 @@
 """The command line: `glow-tf NAME --flag=value …`, and the one runner that all commands share."""
 
 import contextlib
-import difflib
 import faulthandler
 import importlib
 import inspect
@@ -26,7 +25,6 @@ COMMANDS = (
     *("sample", "evaluate", "score", "encode", "decode", "interpolate"),  # what is done with them
     *("reconstruct", "edit", "restore"),
 )
-IN_LAB = ("experiment",)  # no commands of the package any more
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 
@@ -42,11 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"glow_tf {__version__}")
         return 0
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        meant = f" Did you mean {near[0]}?" if near else ""
-        if name in IN_LAB:
-            meant = f" In a clone of the repository, {name} is `python -m lab.{name}`."
-        return _error(f"glow-tf needs a command first: {', '.join(COMMANDS)}.{meant} Received: {name!r}")
+        return _error(f"glow-tf needs a command first: {', '.join(COMMANDS)}. Received: {name!r}")
     return run(name, arguments[1:])
 
 

@@ -355,7 +355,10 @@ UNFIT = {
         ("restore inpaint", "--dataset=digits", "--mask=black.png"),
         "mask must be white where pixels are unknown. Received: mask='black.png'",
     ),
-    "a folder without folder:": (("encode", "--dataset=grey"), "Did you mean folder:grey?"),
+    "a folder without folder:": (
+        ("encode", "--dataset=grey"),
+        "folder:PATH, file:PATH.npy or an image data set",
+    ),
     "colour for grey": (
         ("encode", "--dataset=folder:colour"),
         "the model is for grey images, and these are in",

@@ -1,4 +1,4 @@
-"""Data sets that are not there: refused before TensorFlow is loaded, with what may have been meant."""
+"""Data sets that are not there: refused with a sentence that lists what there may be."""
 
 import pytest
 from small import run_program
@@ -18,22 +18,19 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-MEANT = {
-    "foldr:photos": r"no such kind of data set\. Did you mean folder:photos\? Received: dataset='foldr",
-    "files:all.npy": r"Did you mean file:all\.npy\?",
-    "folder:photo": r"needs an existing folder\. Did you mean folder:photos\? Received: 'folder:photo'",
-    "folder:unlike/it": r"needs an existing folder\. Received: 'folder:unlike/it'",
-    "file:al.npy": r"needs an existing file\. Did you mean file:all\.npy\? Received: dataset='file:al.npy'",
-    "cifar": r"TFDS knows none of this name\. Did you mean cifar10 or cifar100",
-    "CIFAR-10": r"Did you mean cifar10",
-    "photos": r"Did you mean folder:photos\?",
-    "digit": r"Did you mean digits\?",
+CHOICES = r"dataset must be digits, folder:PATH, file:PATH\.npy or an image data set that TFDS can load .*: "
+ABSENT = {
+    "folder:photo": r"dataset=folder:PATH needs an existing folder\. Received: 'folder:photo'$",
+    "file:al.npy": r"dataset=file:PATH\.npy needs an existing file\. Received: dataset='file:al\.npy'$",
+    "cifar": CHOICES + r"TFDS knows none of this name\. Received: dataset='cifar', data_dir=''$",
+    "photos": CHOICES + r"TFDS knows none of this name\. Received: dataset='photos'",
+    "foldr:photos": CHOICES + r".*Received: dataset='foldr:photos'",
 }
 
 
-@pytest.mark.parametrize("dataset", MEANT)
-def test_what_may_have_been_meant_is_asked(dataset, here):
-    with pytest.raises(ConfigError, match=MEANT[dataset]):
+@pytest.mark.parametrize("dataset", ABSENT)
+def test_what_is_not_there_is_refused_with_what_there_may_be(dataset, here):
+    with pytest.raises(ConfigError, match=ABSENT[dataset]):
         check_named(DataConfig(dataset))
 
 
@@ -46,15 +43,14 @@ def test_what_may_be_there_is_not_refused(dataset, here):
 def test_a_command_refuses_its_data_set_before_it_loads_the_model(command, here, monkeypatch, capsys):
     monkeypatch.setattr(model_flags, "_opened", None)
     assert cli.run(command, ["--model=digits", "--dataset=folder:photo"]) == 1
-    assert "Did you mean folder:photos?" in capsys.readouterr().err
+    assert "needs an existing folder. Received: 'folder:photo'" in capsys.readouterr().err
 
 
 def test_a_run_refuses_its_data_set_before_tensorflow_and_leaves_nothing(here):
     program = """
 import pathlib, sys
 from glow_tf.commands import cli
-for command in (["train"],):
-    assert cli.main([*command, "--dataset=foldr:photos", "--workdir=runs/one"]) == 1
-    assert not pathlib.Path("runs").exists() and "tensorflow" not in sys.modules
+assert cli.main(["train", "--dataset=folder:photo", "--workdir=runs/one"]) == 1
+assert not pathlib.Path("runs").exists() and "tensorflow" not in sys.modules
 """
     run_program(program, cwd=here)
