@@ -15,7 +15,6 @@ from glow_tf.layout.partition import (
     Element,
     PartLayout,
     balanced_counts,
-    condition_network_elements,
     flow_step_elements,
     is_given_vectors,
 )
@@ -54,9 +53,8 @@ class MultiScale(Architecture):
         elements = _elements(config)
         ends = _ends_of_steps(elements)
         costs = [sum(e.macs for e in elements[a:b]) for a, b in itertools.pairwise(ends)]
-        network = sum(e.macs for e in condition_network_elements(config, 1))  # each part has one
-        heads = [network + sum(e.macs for e in head) for head in _heads(config, range(len(ends)))]
-        return balanced_counts(costs, cuts.speeds, heads)
+        heads = [sum(e.macs for e in head) for head in _heads(config, range(len(ends)))]
+        return balanced_counts(costs, cuts.balanced, heads)
 
     def steps_in_series(self, config: ModelConfig, k: int) -> int:
         return config.num_blocks * config.flow_steps

@@ -120,8 +120,8 @@ class ModelConfig:
     )
     parts: str | int | Sequence[int] = setting(
         "1",
-        "1, by_block:N, across_block:N, balanced:N (the costliest part costs as little as possible; "
-        "balanced:N@1,0.5,… for devices of those speeds), or flow steps per part such as 16,32,48.",
+        "1, by_block:N, across_block:N, balanced:N (the costliest part costs as little as possible), "
+        "or flow steps per part such as 16,32,48.",
     )
     seed: int = 0
     condition_shape: ConditionShape = ()

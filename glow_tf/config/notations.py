@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 
 from glow_tf.config.choices import GAUSSIANS, MOST_STEPS, MOST_WIDTH
@@ -19,16 +18,16 @@ class Cuts:
     """Where a flow is to be cut, as far as the notation alone says it.
 
     `counts` are the flow steps of each part. They are empty for `balanced`, where the costs of the flow steps
-    decide; `speeds` are then the relative speeds of the parts' devices.
+    decide, and there are only `balanced` parts of them.
     """
 
     counts: tuple[int, ...] = ()
-    speeds: tuple[float, ...] = ()
+    balanced: int = 0
 
     @property
     def num_parts(self) -> int:
         """Number of parts."""
-        return len(self.counts) or len(self.speeds)
+        return len(self.counts) or self.balanced
 
 
 def read_cuts(parts: str, num_blocks: int, flow_steps: int) -> Cuts:
@@ -36,13 +35,12 @@ def read_cuts(parts: str, num_blocks: int, flow_steps: int) -> Cuts:
 
     It is `1` (one part), `by_block:N` (blocks 1 … N−1 each alone, then the rest), `across_block:N` (blocks
     1 … N−1 are each cut after ⌊K/2⌋ steps), `balanced:N` (the costliest part costs as little as possible),
-    `balanced:N@s_1,…,s_N` (the same, with part k on a device of relative speed s_k), or counts such as
-    `16,32,48`.
+    or counts such as `16,32,48`.
     """
     total = num_blocks * flow_steps
     name, _, argument = parts.partition(":")
     if name == "balanced" and argument:
-        return Cuts(speeds=_device_speeds(parts, argument, total))
+        return Cuts(balanced=_balanced(parts, argument, total))
     if name in ("by_block", "across_block") and argument:
         return Cuts(_regular_counts(parts, num_blocks, flow_steps))
     if parts == "1":
@@ -89,27 +87,18 @@ def _regular_counts(parts: str, num_blocks: int, flow_steps: int) -> tuple[int, 
     return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
 
 
-def _device_speeds(parts: str, argument: str, total: int) -> tuple[float, ...]:
+def _balanced(parts: str, argument: str, total: int) -> int:
     if total > MOST_BALANCED:  # the time to weigh all cuts grows with the square of their number
         raise ConfigError(
             f"parts=balanced:N is for at most {MOST_BALANCED} flow steps; write the flow steps per part. "
             f"Received: {parts=} for {total} flow steps"
         )
-    number, at, listed = argument.partition("@")
-    count = _whole_number(number)
+    count = _whole_number(argument)
     if count is None or not 1 <= count <= total:
         raise ConfigError(
             f"parts=balanced:N needs N from 1 to {total}, the number of flow steps. Received: {parts=}"
         )
-    try:
-        speeds = tuple(float(speed) for speed in listed.split(",")) if at else (1.0,) * count
-    except ValueError:
-        speeds = ()
-    if len(speeds) != count or not all(0 < speed < math.inf for speed in speeds):
-        raise ConfigError(
-            f"parts=balanced:{count}@… needs {count} positive speeds, comma-separated. Received: {parts=}"
-        )
-    return speeds
+    return count
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,14 +65,9 @@ class PartLayout:
         return any(e.kind == "haar" for e in self.elements)
 
     @property
-    def crossing_values(self) -> int:
-        """Numbers per image that cross the cut after the part: h_k and the log-likelihood so far."""
-        return math.prod(self.output_shape) + 1
-
-    @property
     def output_bytes(self) -> int:
-        """Bytes per image that cross the cut after the part in one direction, in float32."""
-        return FLOAT_BYTES * self.crossing_values
+        """Bytes of h_k and of the log-likelihood so far, per image, in float32."""
+        return FLOAT_BYTES * (math.prod(self.output_shape) + 1)
 
 
 def part_layouts(config: ModelConfig) -> tuple[PartLayout, ...]:
@@ -85,29 +80,26 @@ def part_layouts(config: ModelConfig) -> tuple[PartLayout, ...]:
     return tuple(dataclasses.replace(p, given=_given(config, p, p is layouts[-1])) for p in layouts)
 
 
-def balanced_counts(
-    costs: Sequence[float], speeds: Sequence[float], heads: Sequence[float] = ()
-) -> tuple[int, ...]:
-    """Cuts flow steps of these costs into parts so that the slowest part takes as little time as possible.
+def balanced_counts(costs: Sequence[float], parts: int, heads: Sequence[float] = ()) -> tuple[int, ...]:
+    """Cuts flow steps of these costs into parts so that the costliest part costs as little as possible.
 
-    Among cuts that are equally good, for the parts up to each cut, it takes those that differ least. The
-    devices of the parts have relative speeds; `heads` is the cost of the flow head of a part that ends after
-    i flow steps.
+    Among cuts that are equally good, for the parts up to each cut, it takes those that differ least. `heads`
+    is the cost of the flow head of a part that ends after i flow steps.
     """
     heads = heads or [0.0] * (len(costs) + 1)
     before = [0.0, *itertools.accumulate(costs)]
-    # best[i]: the best way to cut the first i steps into the parts so far, as (slowest, Σ time², counts).
+    # best[i]: the best way to cut the first i steps into the parts so far, as (costliest, Σ cost², counts).
     best: dict[int, tuple[float, float, tuple[int, ...]]] = {0: (0.0, 0.0, ())}
-    for k, speed in enumerate(speeds):
+    for k in range(parts):
         ways: dict[int, tuple[float, float, tuple[int, ...]]] = {}
-        for end in range(k + 1, len(costs) - (len(speeds) - k - 1) + 1):
+        for end in range(k + 1, len(costs) - (parts - k - 1) + 1):
             found = (math.inf, math.inf, ())
-            for start, (slowest, squares, counts) in reversed(best.items()):
+            for start, (costliest, squares, counts) in reversed(best.items()):
                 if start < end:
-                    time = (before[end] - before[start] + heads[end]) / speed
-                    if time > found[0]:
-                        break  # and an earlier start would take longer still
-                    found = min(found, (max(slowest, time), squares + time**2, (*counts, end - start)))
+                    cost = before[end] - before[start] + heads[end]
+                    if cost > found[0]:
+                        break  # and an earlier start would cost more still
+                    found = min(found, (max(costliest, cost), squares + cost**2, (*counts, end - start)))
             ways[end] = found
         best = ways
     return best[len(costs)][2]
