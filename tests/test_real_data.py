@@ -398,7 +398,6 @@ def test_a_run_of_real_data_goes_on_and_writes_arrays(tmp_path, capsys, eager):
     glow, last = glow_tf.load(tmp_path / "run"), rows_of(tmp_path / "run")[-1]
     assert last["epoch"] == "3"
     np.testing.assert_allclose(np.mean(glow.bits_per_dim(x[9::10])), float(last["test_bpd"]), rtol=1e-5)
-    assert float(last["round_trip_error"]) < 1e-4
     exported = tf.saved_model.load(tmp_path / "run" / "export")
     np.testing.assert_allclose(exported.log_prob(x[:4], 0), glow.log_prob(x[:4]), rtol=1e-5)
     assert evaluate(glow, x[9::10]).terms.keys() >= {"centring and scaling"}

@@ -1,4 +1,4 @@
-"""What an epoch of each phase costs, and what crosses the cuts. Pure Python: no TensorFlow."""
+"""What an epoch of each phase costs. Pure Python: no TensorFlow."""
 
 from __future__ import annotations
 
@@ -32,24 +32,6 @@ def relative_cost(
     backward = (both - 1) * sum(layouts[k].forward_macs for k in trained)
     heads = both * sum(layouts[k].head_macs for k in (trained if scored is None else scored))
     return (forward + backward + heads) / (both * sum(p.forward_macs for p in layouts))
-
-
-def crossing_bytes(
-    layouts: Sequence[PartLayout],
-    last: int,
-    *,
-    crossed: Sequence[int] = (),
-    cached: bool = False,
-    float_bytes: int = FLOAT_BYTES,
-) -> tuple[int, int]:
-    """Returns the bytes per image that cross all cuts in one training step: (forward, backward).
-
-    Parts up to `last` (from 0) are evaluated, and gradients go back across the cuts `crossed` (from 1); that
-    of the log-likelihood, a float per image, is counted too. If a cache holds the outputs of the parts before
-    the trained one, nothing crosses a cut.
-    """
-    values = [float_bytes * p.crossing_values for p in layouts[:last]]  # of the cuts, in order
-    return 0 if cached else sum(values), sum(values[k - 1] for k in crossed)
 
 
 def weight_bytes(layouts: Sequence[PartLayout]) -> float:

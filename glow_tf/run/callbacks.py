@@ -13,7 +13,7 @@ from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import DivergedError, NonFiniteError, reason_of
 from glow_tf.devices.workers import holds_anywhere, in_several_processes
 from glow_tf.model.glow import Glow
-from glow_tf.run import health, pictures
+from glow_tf.run import pictures
 from glow_tf.run.context import Run
 from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.files import flags_file
@@ -91,23 +91,14 @@ class EpochRecord(RunCallback):
         result.total_seconds += result.seconds
         images = self.run.steps_per_epoch * self.run.config.train.batch_size
         result.images_per_second = images / result.seconds
-        self._evaluate()
+        for name, score in self._held_out.scores().items():
+            setattr(result, name, score)
         result.eval_seconds = time.perf_counter() - end
-        result.traffic = self.model.training_steps.traffic(
-            result.phase, self.run.layouts, cached=result.phase in self.model.prefix_caches
-        )
         result.peak_memory_mb = peak_memory_mb()
         row = result.history_row()
         self.rows.append({name: row[name] for name in workdir.history_columns if name in row})
         if self.run.is_chief:
             workdir.write_history(self.rows)
-        result.troubles = health.troubles(self.rows, self.model.glow.config.bits)
-
-    def _evaluate(self) -> None:
-        for name, score in self._held_out.scores().items():
-            setattr(self.result, name, score)
-        with self.model.averages.in_place():
-            self.result.conditioning = None if self.run.probe is None else self.run.probe()
 
     def _training_seconds(self, end: float) -> float:
         end -= self.result.save_seconds
@@ -161,7 +152,7 @@ def draw_samples(run: Run, glow: Glow, epoch: int) -> tuple[np.ndarray | None, i
 
 
 class TensorBoardByPart(RunCallback):
-    """Writes logs/: bpd, local bpd, rates and gradient norms by part, speed, traffic, samples."""
+    """Writes logs/: bpd, local bpd, rates and gradient norms by part, speed, samples."""
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         flags = (self.run.workdir.path / flags_file.NAME).read_bytes().decode(errors="backslashreplace")
@@ -204,15 +195,8 @@ class TensorBoardByPart(RunCallback):
         yield "speed/epoch_seconds", result.seconds
         yield "training/skipped_steps", result.skipped_steps
         yield "training/recoveries", result.recoveries
-        if result.conditioning is not None:
-            yield "conditioning/convolution_log_scale", result.conditioning.convolution.log_scale
-            yield "conditioning/coupling_log_scale", result.conditioning.coupling.log_scale
-            yield "conditioning/round_trip_error", result.conditioning.round_trip_error
         if result.non_finite_samples is not None:
             yield "samples/non_finite_pixels", result.non_finite_samples
-        yield "traffic/forward_bytes_per_image", result.traffic.forward
-        yield "traffic/backward_bytes_per_image", result.traffic.backward
-        yield "traffic/all_reduce_bytes_per_step", result.traffic.all_reduce
         for name, value in result.means.items():
             kind, _, part = name.rpartition("_")
             if kind in ("local_bpd", "gradient_norm"):

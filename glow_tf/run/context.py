@@ -15,7 +15,7 @@ from glow_tf.core.errors import ConfigError, printable
 from glow_tf.core.memory import check_memory
 from glow_tf.data.arrays import in_memory
 from glow_tf.devices import strategies
-from glow_tf.devices.workers import check_same_in_all, in_several_processes
+from glow_tf.devices.workers import check_same_in_all
 from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.layout.schedule import Phase, cache_noise_epochs, cached_parts, epoch_costs, one_part, phases_of
 from glow_tf.model.glow import Glow
@@ -26,7 +26,6 @@ from glow_tf.run.files.checksums import check_same_data, fingerprints, write_dat
 from glow_tf.run.files.workdir import Workdir
 from glow_tf.run.prior import with_start, with_validation
 from glow_tf.run.suited import suited
-from glow_tf.training.conditioning import Probe
 from glow_tf.training.feed import inputs
 from glow_tf.training.step.objective import imported_objective
 from glow_tf.training.step.prefix import PrefixCache, cache_bytes
@@ -40,7 +39,6 @@ CHECKPOINTS_ON_DISK = 5
 WITHIN_EPOCH = 2
 REAL = "Real data: bpd is of their density, in bits per dimension (nats / ln 2), and may be negative."
 NO_PICTURES = "Samples are arrays, samples/epoch_NNNN.npy: pictures are of bytes, of one channel or three."
-PROBE_IMAGES = 16  # of the test images, on which the model's conditioning is measured after every epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,22 +105,7 @@ class Run:
     def description(self) -> str:
         """Describes parts and schedule."""
         of_run = (self.layouts, self.parameters, self.phases, self.costs)
-        how = {"reversible": self.config.train.reversible, "traffic": self.has_traffic}
-        return tables.model_table(*of_run, cached=self.trainer.prefix_caches, **how)
-
-    @property
-    def has_traffic(self) -> bool:
-        """Whether something crosses cuts or links: not so in levels, or in one part, on a single device."""
-        spread = self.strategy.num_replicas_in_sync > 1 or self.glow.part_devices
-        return bool(spread) or (len(self.layouts) > 1 and not self.config.model.design.separable)
-
-    @functools.cached_property
-    def probe(self) -> Probe | None:
-        """Measures the model's conditioning; None in several processes, where it would cross the links."""
-        if in_several_processes(self.strategy):
-            return None
-        images = self.images.test[:PROBE_IMAGES]
-        return Probe(self.glow, images, self.first_conditions(len(images)))
+        return tables.model_table(*of_run, reversible=self.config.train.reversible)
 
     def first_conditions(self, count: int) -> np.ndarray | None:
         """Returns `count` conditions: those of the first test images, in turn; None if nothing is given."""

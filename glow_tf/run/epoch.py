@@ -2,14 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from glow_tf.layout.schedule import Phase
-from glow_tf.run.files.history import TRAFFIC_COLUMNS, score_cells
-from glow_tf.training.conditioning import Conditioning
-from glow_tf.training.traffic import Traffic
+from glow_tf.run.files.history import score_cells
 
 
 def computed(logs: Mapping[str, float] | None) -> dict[str, float]:
@@ -36,11 +34,8 @@ class EpochResult:
     images_per_second: float = 0.0  # of training
     test: tuple[float, float] | None = None  # bits/dim and their standard error
     validation: tuple[float, float] | None = None
-    conditioning: Conditioning | None = None
     recoveries: int = 0  # how often the run went back to a checkpoint before the epoch
-    traffic: Traffic | None = None  # of a training step
     peak_memory_mb: float = 0.0
-    troubles: Sequence[str] = ()  # what is wrong although every number is finite
     grid: np.ndarray | None = None  # of samples, uint8 [H, W, C]
     non_finite_samples: int | None = None  # pixels of the grid
 
@@ -63,12 +58,5 @@ class EpochResult:
         for name, value in self.means.items():
             column = "train_bpd" if name == "bpd" else name
             row[column] = f"{value:.6f}"
-        row["skipped_steps"] = str(self.skipped_steps)
-        row["recoveries"] = str(self.recoveries)
-        if self.conditioning is not None:
-            row["largest_log_scale"] = f"{self.conditioning.largest_log_scale:.4g}"
-            row["round_trip_error"] = f"{self.conditioning.round_trip_error:.3g}"
         scores = {"test": self.test, "validation": self.validation}
-        row |= score_cells({name: found for name, found in scores.items() if found})
-        row.update({name: str(value) for name, value in zip(TRAFFIC_COLUMNS, self.traffic, strict=True)})
-        return row
+        return row | score_cells({name: found for name, found in scores.items() if found})

@@ -14,13 +14,15 @@ from glow_tf.data.overlap import share_looked_at
 from glow_tf.data.progress import notice
 from glow_tf.devices import strategies
 from glow_tf.devices.workers import in_several_processes
+from glow_tf.layout.schedule import epochs_training
 from glow_tf.model.glow import Glow
-from glow_tf.run import health, tables
+from glow_tf.run import tables
 from glow_tf.run.callbacks import draw_samples
 from glow_tf.run.context import Run
 from glow_tf.run.files import saved
 from glow_tf.run.files.workdir import BEST_EPOCH, is_out_of_patience
 from glow_tf.run.report.writing import write_report
+from glow_tf.training.optim.rates import unsuited_rates
 from glow_tf.version import __version__
 
 OVERLAPPING = 0.2  # of held-out images; of CIFAR-10's there is none
@@ -33,8 +35,15 @@ Exporter = Callable[[Glow, pathlib.Path], None]
 
 def troubles_ahead(run: Run) -> list[str]:
     """Returns a sentence for what is wrong with schedule, rates and images; empty if nothing is."""
-    steps = sum(layout.flow_steps for layout in run.layouts)
-    found = health.troubles_ahead(run.config.train, run.phases, len(run.layouts), steps)
+    train, found = run.config.train, []
+    never = ", ".join(str(k + 1) for k in range(len(run.layouts)) if not epochs_training(k, run.phases))
+    if never and not train.only_part:
+        found.append(
+            f"no epoch trains part {never} of {len(run.layouts)}. Raise part_epochs until each part has its "
+            "turn, or finetune_epochs"
+        )
+    if train.optimizer != "sgd" and train.rate_scaling == "size":
+        found += unsuited_rates(max(train.learning_rates()), train.warmup_steps)
     share = share_looked_at(run.images.train)  # of images that held-out ones may overlap
     for name, (count, looked_at) in run.images.overlaps.items():
         if count > max(OVERLAPPING * share * looked_at, share < 1):  # one alone may be chance
@@ -68,15 +77,13 @@ def finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Ma
     run.workdir.write_summary(summary)
     with run.trainer.averages.in_place():
         report = write_report(run, trained or (None if in_several_processes(run.strategy) else run.glow))
-    print(tables.closing_table(history, len(run.layouts), run.costs, run.has_traffic))
+    print(tables.closing_table(history, len(run.layouts), run.costs))
     of = "one noise draw per test image: an upper bound in expectation"
     of = "of the density of the test data" if run.glow.config.is_real else of
-    times = summary["recoveries"]
-    note = f"; it diverged and went back {times} time{'s' if times > 1 else ''}" if times else ""
     print(
         f"Finished: test {tables.bpd_text(summary['test_bpd'], error)} bits/dim ({of}), "
         f"{_which(run, history)}{summary['total_seconds']:.1f} s of training (this process ran for "
-        f"{time.monotonic() - start:.0f} s in all), in {path}{note}"
+        f"{time.monotonic() - start:.0f} s in all), in {path}"
         f"{f'; see {path / report}' if report else ''}"
     )
     for warning in summary["warnings"]:
@@ -106,7 +113,6 @@ def _summary(run: Run, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     last, best, score = history[-1], run.workdir.best_epoch, _scores(run, history)
     error = float(score["test_bpd_se"])
     epochs, planned, untouched = len(history), len(run.phases), run.workdir.untouched
-    until_best = history if best is None else history[:best]
     waited = is_out_of_patience(run.config.patience, epochs, best)
     stopped = f"a callback stopped training after epoch {epochs} of {planned}; the same command goes on"
     return {
@@ -125,11 +131,8 @@ def _summary(run: Run, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "device": strategies.device_name(),
-        "recoveries": int(last.get("recoveries") or 0),
         "warnings": [
             *troubles_ahead(run),
-            *(health.troubles(until_best, run.glow.config.bits) if until_best else []),
-            *(health.overfitting(history) if best is not None else []),
             *([stopped] if epochs != planned and not waited else []),
         ],
     }

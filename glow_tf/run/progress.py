@@ -61,7 +61,6 @@ class Progress(RunCallback):
             pieces.append(f"validation {result.validation[0]:.4f} bpd{untouched}")
         if result.skipped_steps:
             pieces.append(f"WARNING: {result.skipped_steps} steps were not finite and were skipped")
-        pieces += [f"WARNING: {trouble}" for trouble in result.troubles]
         if result.non_finite_samples:
             pieces.append(f"WARNING: {result.non_finite_samples} sample pixels are not finite")
         pieces += [f"{result.seconds:.1f} s", f"{result.images_per_second:.0f} images/s"]

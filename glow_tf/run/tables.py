@@ -3,12 +3,11 @@
 import itertools
 import math
 import statistics
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from glow_tf.layout.cost import crossing_bytes, relative_cost
+from glow_tf.layout.cost import relative_cost
 from glow_tf.layout.partition import PartLayout
 from glow_tf.layout.schedule import Phase
-from glow_tf.run.files.history import TRAFFIC_COLUMNS
 
 
 def model_table(
@@ -16,12 +15,9 @@ def model_table(
     parameters: Sequence[int],
     phases: Sequence[Phase],
     costs: Sequence[float],
-    *,
-    cached: Container[Phase] = (),
     reversible: bool = False,
-    traffic: bool = True,
 ) -> str:
-    """Describes parts and schedule before training: flow steps, parameters, predicted costs and traffic."""
+    """Describes parts and schedule before training: flow steps, parameters and predicted costs."""
     whole = sum(p.forward_macs for p in layouts)
     with_heads = any(p.head for p in layouts)
     rows = [
@@ -42,16 +38,13 @@ def model_table(
     if with_heads:
         rows[-1].append(f"{sum(p.head_macs for p in layouts) / whole:.4f}")
         header.append("head's forward cost")
-    crossing = [crossing_bytes(layouts, p.last, crossed=p.crossed, cached=p in cached) for p in phases]
-    forward, backward = (sum(c[i] for c in crossing) / len(crossing) / 1024 for i in (0, 1))
     time = f"predicted time: {sum(costs) / len(costs):.3f} of training end to end for as many epochs"
-    crosses = f"mean KiB per image and step: {forward:.1f} forward, {backward:.1f} backward"
     lines = [
         table(header, rows),
-        *([f"forward {whole / 1e9:.3f} GMAC per image"] if traffic else []),
+        f"forward {whole / 1e9:.3f} GMAC per image",
         "'its epoch' is the predicted time of an epoch that trains the part alone, end to end = 1",
         f"schedule: {', '.join(_runs(phases))}",
-        f"{time}; crossing the cuts, {crosses}" if traffic else time,
+        time,
     ]
     return "\n".join(lines)
 
@@ -68,10 +61,8 @@ def _span(layout: PartLayout) -> str:
     return f"{steps[0].block}:{steps[0].step}–{steps[-1].block}:{steps[-1].step}"
 
 
-def closing_table(
-    history: Sequence[Mapping[str, str]], num_parts: int, costs: Sequence[float], traffic: bool = True
-) -> str:
-    """Summarises a finished run by phase: measured against predicted cost, and the traffic."""
+def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: Sequence[float]) -> str:
+    """Summarises a finished run by phase: measured against predicted cost."""
     groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
     for row in history:
         groups.setdefault((row["phase"], row["active_parts"]), []).append(row)
@@ -89,18 +80,10 @@ def closing_table(
                 f"{sum(seconds) / len(seconds) / unit:.3f}" if unit else "",
                 f"{sum(predicted) / len(predicted):.3f}",
                 f"{float(members[-1]['test_bpd']):.4f}",
-                *(f"{float(members[-1][name]) / 1024:.1f}" for name in TRAFFIC_COLUMNS if traffic),
             ]
         )
     header = ["phase", "epochs", "seconds", "time / end to end", "predicted", "last test bpd"]
-    if not traffic:
-        return table(header, rows)
-    header += ["KiB forward", "backward", "all-reduce"]
-    note = (
-        "KiB: what crosses the cuts per image, forward and backward, and what data parallelism would "
-        "all-reduce per step."
-    )
-    return f"{table(header, rows)}\n{note}"
+    return table(header, rows)
 
 
 def bpd_text(bpd: float, error: float) -> str:

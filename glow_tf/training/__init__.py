@@ -8,6 +8,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "optim.optimizers": ["FusedAdam", "FusedAdamax", "PartRate", "make_optimizers"],
         "step.prefix": ["PrefixCache"],
         "trainer": ["PartsTrainer"],
-        "traffic": ["Traffic"],
     },
 )

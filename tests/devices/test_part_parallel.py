@@ -1,5 +1,7 @@
 """Parts on devices of their own train like parts on one."""
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -51,8 +53,6 @@ def test_parts_on_their_own_devices_train_like_parts_on_one(schedule, placed, sm
     assert set(two_history) == set(one_history)
     for name, values in one_history.items():
         np.testing.assert_allclose(two_history[name], values, rtol=1e-6)
-    for phase in set(one.phases):
-        assert two.training_steps.traffic(phase) == one.training_steps.traffic(phase)
 
 
 @pytest.mark.slow
@@ -92,9 +92,9 @@ def test_nothing_but_activations_and_single_numbers_goes_from_device_to_device(
         if tensor.dtype != tf.resource
     }
     sizes = [tensor.shape.num_elements() * tensor.dtype.size for tensor in sent.values()]
-    moved = trainer.training_steps.traffic(trainer.phase)
-    activations = [per_image - 4 for per_image in (moved.forward, moved.backward) if per_image]  # 4: log p
-    assert sum(size for size in sizes if size > 64) == 16 * sum(activations)
+    activations = 4 * math.prod(glow.parts[0].output_event_shape)  # their gradients go back end to end
+    ways = 2 if schedule == "end_to_end" else 1
+    assert sum(size for size in sizes if size > 64) == 16 * ways * activations
     assert sum(size for size in sizes if size <= 64) < 1000
 
 

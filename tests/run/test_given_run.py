@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import config, rows_of, train
+from helpers import config, train
 from PIL import Image
 from sklearn.datasets import load_digits
 from small import small_glow
@@ -59,7 +59,6 @@ def test_the_model_of_a_run_is_given_what_the_data_set_says(finished, pairs):
     assert found.per_image.mean() == pytest.approx(summary["test_bpd"], abs=1e-4)
     assert sum(term.mean() for term in found.terms.values()) == pytest.approx(summary["test_bpd"], abs=1e-4)
     assert (folder / "samples" / "epoch_0002.png").exists()
-    assert float(rows_of(folder)[-1]["round_trip_error"]) < 0.1
     best = evaluate(glow_tf.load(folder, "best"), used.images, condition=used.condition)
     assert np.isfinite(best.per_image).all()
 

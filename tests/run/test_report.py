@@ -64,7 +64,7 @@ def workdir(folder, epochs=3, **changes):
 def write_history(folder, settings, *rows):
     columns = history.history_columns(settings.model.num_parts, bool(settings.data.validation_examples))
     usual = {"phase": "part", "active_parts": "1", "seconds": 2, "eval_seconds": 1, "peak_memory_mb": 100}
-    usual |= {"images_per_second": 50, "test_bpd_se": 0.1, "skipped_steps": 0, "recoveries": 0}
+    usual |= {"images_per_second": 50, "test_bpd_se": 0.1}
     whole = [
         {"epoch": k, "total_seconds": 2 * k, "test_bpd": 4 - k / 8, "train_bpd": 4 - k / 4, **usual, **row}
         for k, row in enumerate(rows, start=1)
@@ -79,18 +79,13 @@ def report_of(folder) -> Page:
 
 def test_the_report_of_a_history_has_curves_and_says_what_went_wrong(tmp_path):
     settings = workdir(tmp_path, epochs=5, validation_examples=8)
-    rows = [
-        {"validation_bpd": 3, "validation_bpd_se": 0.1, "skipped_steps": k, "recoveries": k} for k in (0, 2)
-    ]
-    write_history(tmp_path, settings, *rows)
+    write_history(tmp_path, settings, *[{"validation_bpd": 3, "validation_bpd_se": 0.1}] * 2)
     grid = pictures.grid(make_small_images(np.random.default_rng(0)))
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "epoch_0002.png").write_bytes(pictures.png(grid))
     page = report_of(tmp_path)
     assert "Test 3.7500 ± 0.1000 bits/dim, after 2 epochs (of 5) and 0:04 of training." in page.text
     assert "2 of 5 epochs are finished. The run's command goes on." in page.text
-    assert "2 training steps were skipped, because a loss or a gradient was not finite: epoch 2." in page.text
-    assert "Training diverged and went back to an earlier epoch, 2 times, with a lower rate." in page.text
     assert "Training took 0:04 (2.0 s per epoch), evaluation 0:02." in page.text
     assert "It used up to 100 MB of memory." in page.text
     assert f"glow-tf train --flagfile={tmp_path}/flags.cfg --workdir=ANOTHER" in page.text
@@ -105,7 +100,6 @@ def test_a_history_without_validation_images_has_no_such_curve(tmp_path):
     page = report_of(tmp_path)
     (curves,) = [alt for alt in page.alts if alt.startswith("Chart of bits/dim")]
     assert curves.endswith(": training, test")
-    assert "the test score is not finite." in page.text
 
 
 def test_the_levels_of_a_run_have_curves_of_their_own(tmp_path):

@@ -62,7 +62,6 @@ def test_a_run_trains_on_crops_and_is_evaluated_on_whole_images(tmp_path, eager)
     assert summary["test_bpd"] < 8
     row = rows_of(tmp_path / "run")[-1]
     assert float(row["train_bpd"]) < 8
-    assert row["forward_bytes"] == str(4 * (2 * 2 + 1))  # the smaller image of a crop, and its log-density
     assert (tmp_path / "run/samples/epoch_0001.png").exists()
 
 

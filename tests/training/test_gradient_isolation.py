@@ -1,7 +1,6 @@
 """No gradient crosses a cut; what a phase does not train does not change, and is not even evaluated."""
 
 import collections
-import math
 
 import numpy as np
 import pytest
@@ -108,23 +107,6 @@ def test_only_the_trained_parts_change_in_fit(fitted):
             ]
             # A strictly upper or lower triangle of size 1 has nothing to train; all others moved.
             assert trained == []
-
-
-@pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES.keys())
-def test_traffic_is_the_size_of_what_leaves_each_part_and_of_the_trained_weights(
-    phase, trainer, small_images
-):
-    traffic = trainer.training_steps.traffic(phase)  # before anything has run
-    passage = trainer.glow.enter(small_images[:1], None)
-    crossing = 0
-    for k in range(phase.last):
-        passage, _ = trainer.glow.through_part(k, passage)
-        crossing += passage.h.numpy().nbytes + passage.log_likelihood.numpy().nbytes
-    assert traffic[:2] == (crossing, crossing if phase.end_to_end else 0)
-    trained = sum(
-        math.prod(v.shape) for group in trainer.forward_pass.trained_variables(phase) for v in group
-    )
-    assert traffic.all_reduce == 4 * trained
 
 
 @pytest.mark.parametrize(("phase", "last"), [(PHASES["part_1"], 0), (PHASES["part_2"], 1)], ids=["1", "2"])

@@ -17,7 +17,6 @@ from glow_tf.run.files import checkpoint_content as content
 from glow_tf.run.files import checkpoint_files
 from glow_tf.run.files.checkpoint_content import DamagedCheckpointError
 from glow_tf.run.files.checksums import MODEL
-from glow_tf.training.traffic import bytes_of
 from glow_tf.training.trainer import PartsTrainer
 
 UNFINISHED = ".ckpt-*"  # the files of a checkpoint that is being written, or was when the process ended
@@ -241,4 +240,5 @@ def _remove_all(folder: pathlib.Path, pattern: str) -> None:
 
 def checkpoint_bytes(trainer: PartsTrainer) -> int:
     """Returns the size of one checkpoint in bytes."""
-    return bytes_of(tf.nest.flatten(list(content.state_of(trainer).values())))
+    state = tf.nest.flatten(list(content.state_of(trainer).values()))
+    return sum(v.shape.num_elements() * v.dtype.size for v in state)

@@ -13,10 +13,6 @@ from glow_tf.core.text_files import read_text
 # What differs from run to run and from machine to machine.
 MEASURED_COLUMNS = ("seconds", "total_seconds", "eval_seconds", "images_per_second", "peak_memory_mb")
 HISTORY_COLUMNS = ("epoch", "phase", "active_parts", *MEASURED_COLUMNS, "train_bpd")
-# Bytes per image that cross the cuts; bytes per step that data parallelism would all-reduce.
-TRAFFIC_COLUMNS = ("forward_bytes", "backward_bytes", "all_reduce_bytes")
-# Steps that were not finite; what decides how exact a round trip is; how often the run went back so far.
-HEALTH_COLUMNS = ("skipped_steps", "largest_log_scale", "round_trip_error", "recoveries")
 # Words and numbers that every row has, whatever the release that wrote it. Other cells may be empty.
 WORDS = ("phase", "active_parts")
 NUMBERS = ("epoch", "seconds", "total_seconds", "test_bpd", "test_bpd_se")
@@ -26,7 +22,7 @@ def history_columns(num_parts: int, validation: bool) -> tuple[str, ...]:
     """Returns the columns of history.csv for a number of parts, with or without validation images."""
     evaluated = ["test_bpd", "test_bpd_se", *(["validation_bpd", "validation_bpd_se"] if validation else [])]
     local = [f"local_bpd_{k + 1}" for k in range(num_parts)]
-    return (*HISTORY_COLUMNS, *local, *evaluated, *TRAFFIC_COLUMNS, *HEALTH_COLUMNS)
+    return (*HISTORY_COLUMNS, *local, *evaluated)
 
 
 def score_cells(scores: Mapping[str, tuple[float, float]]) -> dict[str, str]:

@@ -13,7 +13,6 @@ from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import read_json
 from glow_tf.layout.schedule import phases_of
-from glow_tf.run import health
 from glow_tf.run.files import checkpoint_files, history
 from glow_tf.run.files.flags_file import read_config
 from glow_tf.run.files.workdir import BEST_EPOCH, read_summary
@@ -63,21 +62,6 @@ class RunContent:
             found.append(f"{epochs} of {self.planned} epochs are finished. The run's command goes on.")
         if self.summary:
             found += [f"{warning}." for warning in self.summary.get("warnings", ())]
-        elif self.rows:
-            bits = (self.model or self.config.model).bits
-            found += [f"{warning}." for warning in health.troubles(self.rows, bits)]
-        if times := int(float(self.rows[-1].get("recoveries") or 0)) if self.rows else 0:
-            found.append(
-                f"Training diverged and went back to an earlier epoch, {times} "
-                f"time{'s' if times > 1 else ''}, with a lower rate."
-            )
-        epochs, skipped = self.points("skipped_steps")
-        if total := round(sum(skipped)):
-            among = [f"{epoch:.0f}" for epoch, steps in zip(epochs, skipped, strict=True) if steps]
-            found.append(
-                f"{total} training step{'s were' if total > 1 else ' was'} skipped, because a loss or a "
-                f"gradient was not finite: epoch{'s' if len(among) > 1 else ''} {', '.join(among)}."
-            )
         return found
 
 

@@ -11,8 +11,6 @@ import tensorflow as tf
 from glow_tf.core.errors import DivergedError
 from glow_tf.devices.strategies import step_function
 from glow_tf.internals import keeping_custom_gradients
-from glow_tf.layout.cost import crossing_bytes
-from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.layout.schedule import Phase, phase_of_epoch
 from glow_tf.training.feed import inputs
 from glow_tf.training.feed.batch import Batch, Dataset, entering, filled_up, named, noise_of_step
@@ -24,7 +22,6 @@ from glow_tf.training.step.gradients import OneTape, StepGradients, TapePerPart
 from glow_tf.training.step.prefix import PrefixCache
 from glow_tf.training.step.skipping import SkippedSteps
 from glow_tf.training.step.update import Update
-from glow_tf.training.traffic import Traffic, bytes_of
 
 
 class TrainingSteps:
@@ -153,19 +150,3 @@ class TrainingSteps:
         batch = self._with_noise(batch, phase, ago=1)
         v = glow.dequantized(batch["images"], batch["noise"], seed=self._seed)
         return Seen(v, glow.checked_condition(batch.get("condition")))
-
-    def traffic(self, phase: Phase, layouts: Sequence[PartLayout] = (), cached: bool = False) -> Traffic:
-        """Returns what a step of the phase moves between devices; what a prefix cache has crosses no cut.
-
-        `layouts` are the parts for what a step takes, if it takes crops; by default, for whole images.
-        """
-        glow = self._forward.glow
-        crossing = crossing_bytes(
-            layouts or part_layouts(glow.config),
-            phase.last,
-            crossed=phase.crossed,
-            cached=cached,
-            float_bytes=tf.as_dtype(glow.compute_dtype).size,
-        )
-        trained = [v.value for group in self._forward.trained_variables(phase) for v in group]
-        return Traffic(*crossing, bytes_of(trained))
