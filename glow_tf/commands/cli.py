@@ -21,7 +21,7 @@ from glow_tf.data.named import check_named
 from glow_tf.version import __version__
 
 COMMANDS = (
-    *("train", "report", "assemble", "preset", "export"),  # models
+    *("train", "assemble", "preset", "export"),  # models
     *("sample", "evaluate", "score", "encode", "decode", "interpolate"),  # what is done with them
     *("reconstruct", "edit", "restore"),
 )

@@ -1,4 +1,4 @@
-"""The page that a run leaves, and the page that compares several runs."""
+"""The page that a run leaves."""
 
 import html.parser
 import json
@@ -11,13 +11,14 @@ import pytest
 from helpers import config, train
 from small import make_small_images
 
-from glow_tf.commands import cli
 from glow_tf.core import html_page
 from glow_tf.core.errors import DivergedError
 from glow_tf.run import lifecycle, pictures
 from glow_tf.run.files import history
 from glow_tf.run.files.flags_file import flagfile
-from glow_tf.run.report import charts, scored
+from glow_tf.run.report import charts, scored, writing
+from glow_tf.run.report.content import read_run
+from glow_tf.run.report.page import run_page
 
 FAST = {"tensorboard": False, "export": False, "part_epochs": 1, "finetune_epochs": 0, "sample_every": 0}
 FAST |= {"train_examples": 64}
@@ -72,8 +73,8 @@ def write_history(folder, settings, *rows):
     (folder / "history.csv").write_text(history.table(whole, columns))
 
 
-def report_of(folder) -> Page:
-    assert cli.run("report", [f"--workdir={folder}"]) == 0
+def report_of(folder, *shown) -> Page:
+    (folder / "report.html").write_bytes(run_page(read_run(folder, *shown)))
     return read_page(folder / "report.html")
 
 
@@ -122,13 +123,10 @@ def test_texts_on_the_page_are_escaped(tmp_path):
     assert "<script" not in (folder / "report.html").read_text()
 
 
-@pytest.mark.parametrize(
-    "kept", ["[", "[1]", '{"scored": 1}', '{"scored": {"usual": [{"png": "%"}], "unusual": 2}}']
-)
-def test_a_damaged_report_json_leaves_a_page_without_its_images(tmp_path, kept):
+@pytest.mark.parametrize("scored", [{"usual": [{"png": "%"}], "unusual": 2}, {"usual": 1}], ids=str)
+def test_images_that_cannot_be_shown_leave_a_page_without_them(scored, tmp_path):
     workdir(tmp_path)
-    (tmp_path / "report.json").write_text(kept)
-    assert "No epoch was finished." in report_of(tmp_path).text
+    assert "No epoch was finished." in report_of(tmp_path, "", scored).text
 
 
 def test_a_summary_of_fewer_epochs_than_the_history_has_is_not_shown(tmp_path):
@@ -143,40 +141,18 @@ def test_a_summary_of_fewer_epochs_than_the_history_has_is_not_shown(tmp_path):
     assert "It ran on <toaster>" in page.text
 
 
-def test_several_runs_are_compared(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    names = ("one", "_two$", "three")
-    for name, width in zip(names, (8, 16, 8), strict=True):
-        settings = workdir(tmp_path / name, width=width)
-        if name != "three":  # which has finished no epoch
-            write_history(tmp_path / name, settings, {}, {})
-    assert cli.run("report", ["--workdir=one,_two$", "--workdir=three"]) == 0
-    assert capsys.readouterr().out == "comparison.html\n"
-    page = read_page(tmp_path / "comparison.html")
-    assert "run 2: _two$3.7500 ± 0.1000" in page.text
-    assert "settingrun 1run 2run 3width8168" in page.text
-    assert "run 3: 0 of 3 epochs are finished." in page.text
-    (by_time,) = [alt for alt in page.alts if "by seconds of training" in alt]
-    assert by_time.endswith(": run 1, run 2")
-
-
-def test_a_page_never_replaces_a_file_that_it_is_made_of(tmp_path, capsys):
-    workdir(tmp_path)
-    assert cli.run("report", [f"--workdir={tmp_path}", f"--output={tmp_path / 'flags.cfg'}"]) == 1
-    assert "output must be a .html file." in capsys.readouterr().err
-    assert cli.run("report", ["--workdir=,"]) == 1
-    assert "workdir must name a run, or several. Received: workdir=''" in capsys.readouterr().err
-    assert cli.run("report", [f"--workdir={tmp_path / 'nothing'}"]) == 1
-    assert "a run's workdir must have the file flags.cfg." in capsys.readouterr().err
-
-
 @pytest.mark.long
-def test_a_run_ends_with_a_report_that_shows_its_least_and_most_usual_images(tmp_path, reports, capsys):
+def test_a_run_ends_with_a_report_that_shows_its_least_and_most_usual_images(
+    tmp_path, reports, capsys, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(
+        writing, "scored_images", lambda *of: seen.append(scored.scored_images(*of)) or seen[0]
+    )
     train(config(tmp_path / "run", **FAST, parts="1"), eager=True)
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"; see {tmp_path / 'run' / 'report.html'}")
     page = read_page(tmp_path / "run" / "report.html")
-    kept = json.loads((tmp_path / "run" / "report.json").read_text())
-    usual, unusual = (kept["scored"][name] for name in ("usual", "unusual"))
+    usual, unusual = (seen[0][name] for name in ("usual", "unusual"))
     assert len(usual) == len(unusual) == scored.SHOWN
     assert unusual[0]["bits"] >= unusual[-1]["bits"] > usual[-1]["bits"] >= usual[0]["bits"]
     assert f"{unusual[0]['name']}{unusual[0]['bits']:.2f} bits/dim" in page.text
@@ -185,9 +161,6 @@ def test_a_run_ends_with_a_report_that_shows_its_least_and_most_usual_images(tmp
         "8×8×1 from digits: 64 to train and 50 to test; 5 bits per value, augmented (flip_shift)."
         in page.text
     )
-    before = (tmp_path / "run" / "report.html").read_bytes()
-    report_of(tmp_path / "run")  # which reads no images, and loads no model
-    assert (tmp_path / "run" / "report.html").read_bytes() == before
 
 
 def test_a_run_that_diverges_is_reported(tmp_path, reports):
@@ -249,20 +222,3 @@ def test_a_page_has_no_text_that_could_hide():
     assert re.search(rb"a\\x1b\\udc80", page)
     assert b'<p class="">&lt;i&gt;</p>' in page
     assert b"\\u2066" in page
-
-
-def test_what_was_kept_of_fewer_epochs_is_not_told(tmp_path):
-    settings = workdir(tmp_path, epochs=5)
-    kept = {"epochs": 1, "stopped": "It was interrupted.", "scored": {}}
-    (tmp_path / "report.json").write_text(json.dumps(kept))
-    write_history(tmp_path, settings, {})
-    assert "It was interrupted." in report_of(tmp_path).text
-    write_history(tmp_path, settings, {}, {})
-    text = report_of(tmp_path).text
-    assert "It was interrupted." not in text
-    assert "2 of 5 epochs are finished." in text
-
-
-def test_a_workdir_may_have_a_comma(tmp_path):
-    workdir(tmp_path / "rate=1,2")
-    assert "No epoch was finished." in report_of(tmp_path / "rate=1,2").text

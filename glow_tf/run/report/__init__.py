@@ -1,1 +1,1 @@
-"""The page that a run leaves, and the page that compares several runs."""
+"""The page that a run leaves."""

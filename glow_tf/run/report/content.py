@@ -17,8 +17,6 @@ from glow_tf.run.files import checkpoint_files, history
 from glow_tf.run.files.flags_file import read_config
 from glow_tf.run.files.workdir import BEST_EPOCH, read_summary
 
-KEPT = "report.json"  # what the report shows and no other file of a workdir holds
-
 
 @dataclasses.dataclass(frozen=True)
 class RunContent:
@@ -65,15 +63,21 @@ class RunContent:
         return found
 
 
-def read_run(folder: pathlib.Path) -> RunContent:
-    """Reads a workdir; ConfigError if it is none, OSError if a file of it is damaged."""
+def read_run(folder: pathlib.Path, stopped: str = "", scored: Mapping[str, Any] | None = None) -> RunContent:
+    """Reads a workdir; ConfigError if it is none, OSError if a file of it is damaged.
+
+    Args:
+      folder: the workdir.
+      stopped: why the run stopped before its end.
+      scored: what `scored_images` returns.
+    """
     config, checkpoints = read_config(folder), folder / "checkpoints"
     columns = history.history_columns(config.model.num_parts, bool(config.data.validation_examples))
     summary = read_summary(folder)
     best = checkpoint_files.best_epoch(checkpoints)
     if summary and BEST_EPOCH not in summary:  # an earlier release ended with the last epoch
         best = None
-    model, counts, kept = None, {}, {}
+    model, counts = None, {}
     rows = history.read_rows(folder / "history.csv", columns)
     if (path := checkpoints / "model.json").exists():
         with contextlib.suppress(ConfigError):  # it names code of one's own
@@ -81,9 +85,6 @@ def read_run(folder: pathlib.Path) -> RunContent:
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         told = read_json(checkpoints / checkpoint_files.DATA)
         counts = {n.removesuffix(" images"): int(t.split()[0]) for n, t in told.items() if " images" in n}
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        kept = dict(read_json(folder / KEPT))
-        kept = kept if kept.get("epochs", len(rows)) == len(rows) else {}  # it has gone on since
     return RunContent(
         folder,
         config,
@@ -93,6 +94,6 @@ def read_run(folder: pathlib.Path) -> RunContent:
         history.score_cells(checkpoint_files.read_untouched(checkpoints)),
         best,
         summary if summary.get("epochs") == len(rows) else {},  # it has gone on since
-        str(kept.get("stopped", "")),
-        kept.get("scored") or {},
+        stopped,
+        scored or {},
     )

@@ -1,30 +1,24 @@
-"""The page of one run, and that of several. Needs matplotlib, which is slow to load: import it late."""
+"""The page of a run. Needs matplotlib, which is slow to load: import it late."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import io
-import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from glow_tf.core import html_page
 from glow_tf.run.files.flags_file import NAME as FLAGS
-from glow_tf.run.files.flags_file import read_settings
 from glow_tf.run.files.history import bits_of_levels
 from glow_tf.run.report import words
 from glow_tf.run.report.charts import Line, chart
 from glow_tf.run.report.content import RunContent
-from glow_tf.run.tables import bpd_text
 
 CURVES = {"train_bpd": "training", "validation_bpd": "held out", "test_bpd": "test"}
 BITS = "bits/dim (less is better)"
-RESULTS = ("run", "test", "held out", "untouched", "epoch kept", "epochs", "seconds", "parameters", "MB")
-RESULTS_NOTE = "Bits/dim, less is better, ± standard errors, of the epoch that a run ends with."
-NOTHING = "–"
 COLUMNS, SHOWN = 8, 4  # images in a row of a sample grid, and of these in the strip
 ROWS_SHOWN = (0, 6)  # rows of a sample grid that are in the strip: the first ones of temperatures 0.7 and 1
 STRIP_NOTE = "Left: four samples at temperature 0.7. Right: the same latents at temperature 1."
@@ -53,22 +47,6 @@ def run_page(run: RunContent) -> bytes:
     )
 
 
-def comparison_page(runs: Sequence[RunContent]) -> bytes:
-    """Returns a page that compares runs, which it numbers in their order."""
-    numbered = [(f"run {number}", run) for number, run in enumerate(runs, start=1)]
-    last = [(f"{name}, {_epoch(epoch)}", data) for name, run in numbered for epoch, data in _strips(run)[-1:]]
-    return html_page.page(
-        f"{len(runs)} runs",
-        html_page.table([RESULTS, *(_results(*one) for one in numbered)]),
-        html_page.paragraph(RESULTS_NOTE, "notes"),
-        _what_went_wrong([f"{name}: {text}" for name, run in numbered for text in run.troubles()]),
-        html_page.section("Settings that differ", _differing(numbered)),
-        html_page.section("Curves", html_page.side_by_side(_charts_of_several(numbered), "charts")),
-        _samples("Samples", last),
-        html_page.section("To repeat them", html_page.code("\n".join(words.command(run) for run in runs))),
-    )
-
-
 def _what_went_wrong(troubles: Sequence[str]) -> str:
     said = html_page.items(troubles, "wrong") or html_page.paragraph("Nothing.")
     return html_page.section("What went wrong", said)
@@ -76,35 +54,6 @@ def _what_went_wrong(troubles: Sequence[str]) -> str:
 
 def _epoch(epoch: int) -> str:
     return f"epoch {epoch}" if epoch else "untouched"
-
-
-def _results(name: str, run: RunContent) -> list[str]:
-    rows, memory = run.rows, max(run.points("peak_memory_mb")[1], default=math.nan)
-    parameters = run.summary.get("parameters")
-    return [
-        f"{name}: {run.folder}",
-        _score(run.scores, "test"),
-        _score(run.scores, "validation"),
-        _score(run.untouched, "test"),
-        (f"{len(rows)}" if rows else NOTHING) if run.best_epoch is None else f"{run.best_epoch}",
-        f"{len(rows)}" if len(rows) == run.planned else f"{len(rows)} (of {run.planned})",
-        f"{float(rows[-1]['total_seconds']):.1f}" if rows else NOTHING,
-        f"{parameters:,}" if parameters else NOTHING,
-        f"{memory:,.0f}" if math.isfinite(memory) else NOTHING,
-    ]
-
-
-def _score(cells: Mapping[str, str], split: str) -> str:
-    bits, error = cells.get(f"{split}_bpd"), cells.get(f"{split}_bpd_se")
-    return bpd_text(float(bits), float(error or "nan")) if bits else NOTHING
-
-
-def _differing(numbered: Sequence[tuple[str, RunContent]]) -> str:
-    every = [read_settings(run.folder) for _, run in numbered]
-    names = [name for name in every[0] if name != "workdir" and len({own.get(name) for own in every}) > 1]
-    rows = [[name, *(own.get(name) or NOTHING for own in every)] for name in names]
-    header = ["setting", *(name for name, _ in numbered)]
-    return html_page.table([header, *rows]) if rows else html_page.paragraph("None.")
 
 
 def _charts(run: RunContent) -> list[str]:
@@ -141,21 +90,6 @@ def _parts(run: RunContent) -> tuple[str, list[Line]]:
     ends = {1: " (finest)", model.num_parts: " (coarsest)"}
     lines = [Line(f"level {k}{ends.get(k, '')}", *own) for k, own in points.items()]
     return "bits/dim that each level adds (below 0: saves)", lines
-
-
-def _charts_of_several(numbered: Sequence[tuple[str, RunContent]]) -> list[str]:
-    found = []
-    for column in ("test_bpd", "validation_bpd"):
-        by_epoch, by_time = [], []
-        for name, run in numbered:
-            epochs, bits = run.points(column)
-            total = dict(zip(*run.points("total_seconds"), strict=True))
-            by_epoch.append(Line(name, epochs, bits))
-            by_time.append(Line(name, [total[epoch] for epoch in epochs], bits))
-        title = f"{CURVES[column]} {BITS}"
-        found += _drawn(by_epoch, "epoch", title, settles=True)
-        found += _drawn(by_time, "seconds of training", title, settles=True)
-    return found
 
 
 def _drawn(lines: Sequence[Line], x_label: str, title: str, *, settles: bool = False) -> list[str]:

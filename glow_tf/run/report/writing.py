@@ -5,31 +5,28 @@ from collections.abc import Iterator
 
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import in_one_line, printable
-from glow_tf.core.text_files import json_text
 from glow_tf.model.glow import Glow
 from glow_tf.run.context import Run
-from glow_tf.run.report.content import KEPT, read_run
+from glow_tf.run.report.content import read_run
 from glow_tf.run.report.scored import scored_images
 
 NAME = "report.html"
 
 
 def write_report(run: Run, trained: Glow | None = None, stopped: str = "") -> str:
-    """Writes report.html, and report.json, into the workdir of a run that is over; the first process may.
+    """Writes report.html into the workdir of a run that is over; the first process may.
 
     The model that it ends with scores images, if it is there; `stopped` says why a run ended before its end.
     Returns the name of the page; empty if it could not be written, which a line has said.
     """
-    scored, folder = {}, run.workdir.path
+    scored = {}
     if trained is not None:
         with _warning("images could not be scored"):
             scored = scored_images(run, trained)
     with _warning("it could not be written"):
         from glow_tf.run.report.page import run_page  # loads matplotlib
 
-        kept = {"epochs": len(run.workdir.read_history()), "stopped": stopped, "scored": scored}
-        write_atomically(folder / KEPT, json_text(kept).encode())
-        write_atomically(folder / NAME, run_page(read_run(folder)))
+        write_atomically(run.workdir.path / NAME, run_page(read_run(run.workdir.path, stopped, scored)))
         return NAME
     return ""
 
