@@ -36,7 +36,7 @@ from glow_tf import Glow
 from glow_tf.bijectors.tracing import full_precision
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError, in_one_line
-from glow_tf.data.progress import with_progress
+from glow_tf.core.progress import with_progress
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.model.parts import Part
 from glow_tf.use.exports.portable import to_onnx

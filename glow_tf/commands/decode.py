@@ -32,7 +32,7 @@ def main(values: flags.FlagValues) -> None:
     eps, names, condition, sizes = _read(pathlib.Path(values.latents))
     folder = model_flags.output_folder(values)
     model_flags.check_file(values, "output", folder / "images.npy")
-    from glow_tf.data.progress import with_progress
+    from glow_tf.core.progress import with_progress
     from glow_tf.run import pictures
 
     model = model_flags.model_of(values)

@@ -22,13 +22,11 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     folder = model_flags.output_folder(values)
-    from glow_tf.data.progress import notice
     from glow_tf.use import export, export_onnx
 
     glow = size_flags.sized_model(values, model_flags.glow_of(values))
     if values.format == "savedmodel":
-        with notice(f"Writing {folder}"):
-            export(glow, folder)
+        export(glow, folder)
         print(f"{folder}: a SavedModel")
         return
     for path in export_onnx(glow, folder):

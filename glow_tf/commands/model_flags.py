@@ -85,11 +85,9 @@ def glow_of(values: flags.FlagValues) -> Glow:
 
 
 def _opened(model: str, allow_unknown_ops: bool = False) -> Any:
-    from glow_tf.data.progress import notice
     from glow_tf.use import open_model
 
-    with notice(f"Loading {model}"):
-        return open_model(model, allow_unknown_ops)
+    return open_model(model, allow_unknown_ops)
 
 
 def images_of(values: flags.FlagValues, model: TrainedModel, dataset: str = "") -> UsedImages:

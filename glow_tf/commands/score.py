@@ -104,7 +104,6 @@ def main(values: flags.FlagValues, action: str) -> None:
 
 def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
     model_flags.check_file(values, "calibration", path)
-    from glow_tf.data.progress import notice
     from glow_tf.use import NoveltyDetector
     from glow_tf.use.score.features import opened
 
@@ -125,8 +124,10 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     detector = NoveltyDetector(prior, max(values.false_alarms, smallest), values.seed, features=network)
-    with notice(f"{'Fitting to' if prior is None else 'Tuning on'} {len(used.images)} images, four times"):
-        detector.fit(used.images, condition=used.condition)
+    print(
+        f"{'Fitting to' if prior is None else 'Tuning on'} {len(used.images)} images, four times.", flush=True
+    )
+    detector.fit(used.images, condition=used.condition)
     detector.save(path)
     print(
         f"{path}: {len(used.images)} good images. The smallest p-value is {_rounded_up(detector.smallest)}."

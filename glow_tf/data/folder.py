@@ -13,13 +13,13 @@ import numpy as np
 
 from glow_tf.config import DataConfig
 from glow_tf.core.errors import ConfigError
+from glow_tf.core.progress import with_progress
 from glow_tf.data import arrays
 from glow_tf.data.array_files import SUFFIX, read_array
 from glow_tf.data.arrays import DataSet, Examples
 from glow_tf.data.image_files import NO_CLASSES, Files, find_files
 from glow_tf.data.parallel import in_parallel, usual_threads
 from glow_tf.data.pictures import Picture, read_picture
-from glow_tf.data.progress import with_progress
 
 DARK = 2**14  # levels of 16 bits below it: such as those of cameras of 10 or 12 bits
 NAMED = 10  # at most this many files that cannot be read are named

@@ -11,7 +11,6 @@ import keras
 import tensorflow as tf
 
 from glow_tf.data.overlap import share_looked_at
-from glow_tf.data.progress import notice
 from glow_tf.devices import strategies
 from glow_tf.devices.workers import in_several_processes
 from glow_tf.layout.schedule import epochs_training
@@ -70,8 +69,8 @@ def finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Ma
     if run.config.sample_every and best is not None and not any(path.glob(f"samples/epoch_{best:04d}.*")):
         draw_samples(run, trained, best)
     if run.config.export:
-        with notice("Exporting", in_log=True):
-            export(trained, path / "export")
+        print("Exporting …", flush=True)
+        export(trained, path / "export")
     summary = _summary(run, history)
     error = math.nan if summary["test_bpd_se"] is None else summary["test_bpd_se"]
     run.workdir.write_summary(summary)

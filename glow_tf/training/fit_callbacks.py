@@ -104,7 +104,6 @@ class PhaseSwitch(keras.callbacks.Callback):
                 del logs[name]
         if self._passing:
             return
-        self.model.training_steps.traced.add(self.model.phase)
         self.model.training_steps.end_step(self.model.phase)
 
     def on_train_end(self, logs: dict | None = None) -> None:

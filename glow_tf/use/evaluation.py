@@ -16,8 +16,8 @@ from glow_tf.bijectors.likelihood import bits_per_dim, nats
 from glow_tf.bijectors.pieces import in_streams
 from glow_tf.config.choices import NOISES
 from glow_tf.core.errors import ConfigError
+from glow_tf.core.progress import with_progress
 from glow_tf.data.batches import evaluation_batches
-from glow_tf.data.progress import with_progress
 from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.model.conditions import check_given, in_arrays
 from glow_tf.model.glow import Glow

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import lab
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
-from glow_tf.data.progress import duration
+from glow_tf.core.progress import duration
 from glow_tf.run.tables import bpd_text
 from lab import children
 from lab.studies.runs import Configure, Run, known_shapes, runs_of, tuned_values, tuning_runs

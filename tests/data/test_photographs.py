@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 
 from glow_tf import data
 from glow_tf.config import ConfigError, DataConfig
+from glow_tf.core.progress import with_progress
 from glow_tf.data import folder as folder_module
-from glow_tf.data import loading, pictures, progress
+from glow_tf.data import loading, pictures
 from glow_tf.data.arrays import resize
 from glow_tf.data.parallel import in_parallel
 
@@ -467,37 +468,20 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(0.0, False), (0.3, True)])
+@pytest.mark.parametrize(("seconds", "shown"), [(0.0, False), (1.3, True)])
 def test_a_terminal_shows_progress_after_a_second(monkeypatch, seconds, shown):
     terminal = Terminal()
-    monkeypatch.setattr(progress.sys, "stdout", terminal)
-    monkeypatch.setattr(progress, "SHOWN_AFTER", 0.2)
-    for item in progress.with_progress(range(3), 3, "Reading images"):
+    monkeypatch.setattr("sys.stderr", terminal)
+    for item in with_progress(range(3), 3, "Reading images"):
         time.sleep(seconds if item == 0 else 0)
-    assert ("Reading images: 1 of 3 · 0:0" in terminal.getvalue()) == shown
-    assert not shown or terminal.getvalue().endswith(" \r")
+    assert ("Reading images:  33%" in terminal.getvalue()) == shown
+    assert not terminal.getvalue().strip(" \r") or terminal.getvalue().endswith(" \r")
 
 
-def test_a_terminal_shows_the_task_while_the_first_item_takes_long(monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr(progress.sys, "stdout", terminal)
-    monkeypatch.setattr(progress, "SHOWN_AFTER", 0.05)
-    for _ in progress.with_progress(range(1), 1, "Drawing"):
-        time.sleep(0.3)
-        assert terminal.getvalue() == "\rDrawing …"
-    assert terminal.getvalue().endswith(" \r")
-
-
-def test_a_file_gets_lines_of_what_takes_minutes(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "LOGGED_AFTER", 0.0)
-    assert list(progress.with_progress(iter("abc"), 3, "Restoring", in_log=True)) == ["a", "b", "c"]
-    assert capsys.readouterr().out.splitlines()[1] == "Restoring: 2 of 3 · 0:00 left"
-
-
-def test_a_file_shows_no_progress(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "SHOWN_AFTER", 0.0)
-    assert list(progress.with_progress(iter("abc"), 3, "Reading images")) == ["a", "b", "c"]
-    assert capsys.readouterr().out == ""
+def test_a_file_shows_no_progress(capsys):
+    for item in with_progress(iter("ab"), 2, "Reading images"):
+        time.sleep(1.1 if item == "a" else 0)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_grey_pictures_that_are_saved_with_a_palette_stay_grey(folder, rng):

@@ -1,5 +1,7 @@
 """What the callbacks of a run write of an epoch."""
 
+import io
+import time
 import types
 
 import keras
@@ -86,48 +88,28 @@ def test_the_error_of_one_test_image_is_unknown(tmp_path, capsys, eager):
     assert "±" not in capsys.readouterr().out
 
 
-def test_a_log_has_a_line_now_and_then_within_a_long_epoch(monkeypatch, capsys):
-    monkeypatch.setattr(Progress, "IN_LOG", 0.0)
+def test_a_terminal_shows_the_steps_of_an_epoch_and_a_log_its_line_alone(monkeypatch, capsys):
+    result = EpochResult(seconds=3.0, eval_seconds=1.0, means={"local_bpd_1": 3.0}, test=(4.0, 0.1))
+    run = types.SimpleNamespace(costs=[1.0, 2.0])
     phase = one_part(0)
-    progress = Progress(types.SimpleNamespace(costs=[1.0]), EpochResult(seconds=3.0))
-    progress.set_params({"steps": 4, "epochs": 1})
-    progress.set_model(
-        types.SimpleNamespace(
-            phase=phase,
-            training_steps=types.SimpleNamespace(traced={phase}),
-            phase_of=lambda epoch: phase,
-        )
-    )
-    progress.on_train_begin()
-    progress.on_epoch_begin(0)
-    for batch, bpd in enumerate((3.0, float("nan"), 3.0, 3.0)):
-        progress.on_train_batch_end(batch, {"local_bpd_1": bpd})
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "… epoch 1/1 · part 1 · 1/4 local_bpd_1 3.0000 · 0:09 left"
-    assert lines[1] == "… epoch 1/1 · part 1 · 2/4 no train bpd · 0:03 left"
-    assert len(lines) == 3  # the epoch's own line follows the last step
-
-
-def test_the_first_steps_of_a_phase_tell_no_time_left(monkeypatch, capsys):
-    """The first one is traced, and made 22 hours of a few minutes."""
-    monkeypatch.setattr(Progress, "IN_LOG", 0.0)
-    progress = Progress(types.SimpleNamespace(costs=[1.0]), EpochResult(seconds=3.0))
-    progress.set_params({"steps": 12, "epochs": 1})
-    phase, before = one_part(0), 1  # step 1 was made before the run was resumed
-    model = types.SimpleNamespace(
-        phase=phase,
-        training_steps=types.SimpleNamespace(traced=set()),
-        phase_of=lambda epoch: phase,
-        steps_before=before,
-    )
-    progress.set_model(model)
-    progress.on_train_begin()
-    progress.on_epoch_begin(0)
-    for batch in range(before, 12):
-        progress.on_train_batch_end(batch, {"local_bpd_1": 3.0})
-    lines = [line for line in capsys.readouterr().out.splitlines() if "/12" in line]
-    assert [" left" in line for line in lines] == [False] * 9 + [True]
-    assert lines[-1] == "… epoch 1/1 · part 1 · 11/12 local_bpd_1 3.0000 · 0:00 left"
+    for shown in (False, True):
+        terminal = io.StringIO()
+        terminal.isatty = lambda shown=shown: shown
+        monkeypatch.setattr("sys.stderr", terminal)
+        progress = Progress(run, result)
+        progress.set_params({"steps": 4, "epochs": 2})
+        progress.set_model(types.SimpleNamespace(phase=phase, phase_of=lambda epoch: phase))
+        progress.on_train_begin()
+        progress.on_epoch_begin(0)
+        for batch in range(4):
+            time.sleep(1.1 if batch == 0 else 0.2)
+            progress.on_train_batch_end(batch, {"local_bpd_1": 3.0})
+        progress.on_epoch_end(0, {})
+        assert ("epoch 1/2 · part 1:" in terminal.getvalue()) == shown
+        assert ("local_bpd_1 3.0000" in terminal.getvalue()) == shown
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith("epoch 1/2 · part 1 · local_bpd_1 3.0000 · test 4.0000 ± 0.1000 bpd")
+        assert line.endswith("0:07 left")  # an epoch of twice the cost, and another evaluation
 
 
 @pytest.mark.slow  # test_prior.py has a run of levels, too

@@ -84,16 +84,6 @@ def test_the_summary_is_of_the_best_epoch_here_the_last(finished):
     assert re.search(r" s of training \(this process ran for \d+ s in all\)", stdout.splitlines()[-1])
 
 
-def test_a_log_says_when_a_phase_is_traced(finished):
-    _, stdout = finished
-    lines = [line for line in stdout.splitlines() if line.endswith(" · tracing the training step")]
-    assert [line.split(" · ")[:2] for line in lines] == [
-        ["… epoch 1/6", "part 1"],
-        ["… epoch 2/6", "part 2"],
-        ["… epoch 5/6", "end to end"],
-    ]
-
-
 def test_the_model_is_described_by_part_before_training(finished):
     _, stdout = finished
     before = stdout[: stdout.index("epoch 1/6")]

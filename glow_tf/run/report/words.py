@@ -6,7 +6,7 @@ import math
 import shlex
 from collections.abc import Iterable
 
-from glow_tf.data.progress import duration
+from glow_tf.core.progress import duration
 from glow_tf.run.files.flags_file import NAME as FLAGS
 from glow_tf.run.report.content import RunContent
 from glow_tf.run.tables import bpd_text

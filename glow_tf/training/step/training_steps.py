@@ -44,7 +44,6 @@ class TrainingSteps:
         self._strategy = tf.distribute.get_strategy()
         self._last_batch: Any = None
         self.functions: dict[Phase, Callable] = {}
-        self.traced: set[Phase] = set()
 
     def __call__(
         self, batch: Batch, phase: Phase, cache: PrefixCache | None = None

@@ -12,7 +12,7 @@ from glow_tf.bijectors.pieces import number_of_streams
 from glow_tf.bijectors.tracing import functions_inlined
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError, in_one_line
-from glow_tf.data.progress import with_progress
+from glow_tf.core.progress import with_progress
 from glow_tf.model.glow import Glow
 from glow_tf.use.exports.saved_model import endpoints_of
 

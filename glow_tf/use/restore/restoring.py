@@ -11,7 +11,7 @@ from scipy.sparse.linalg import splu
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.pieces import in_streams
 from glow_tf.core.errors import ConfigError
-from glow_tf.data.progress import with_progress
+from glow_tf.core.progress import with_progress
 from glow_tf.model.compiled_model import require_pictures
 from glow_tf.model.conditions import check_given, some_of
 from glow_tf.model.glow import Glow
@@ -197,14 +197,15 @@ def _climbed(
     starts = range(0, len(images), size)
     total = len(starts) * steps
     task = "{}×{}×{}".format(*glow.image_shape)
-    ticks = with_progress(range(total), total, f"Restoring {len(images)} images of {task}, steps", True)
+    bar = with_progress(None, total, f"Restoring {len(images)} images of {task}, steps")
     for start in starts:
         place = slice(start, start + size)
         y = v = glow.dequantized(images[place], noise=0.5)
         given = glow.checked_condition(some_of(condition, place))
         first = second = tf.zeros([], v.dtype)
         best, best_value = v, tf.fill(tf.shape(v)[:1], tf.constant(-np.inf, v.dtype))
-        for step, _ in zip(range(1, steps + 1), ticks, strict=False):
+        for step in range(1, steps + 1):
+            bar.update()
             value, gradient = height_and_gradient(v, y, given)
             best, best_value = _higher(v, value, best, best_value)
             own, square = slopes(tf.where(tf.math.is_finite(gradient), gradient, 0.0), place)
@@ -215,5 +216,5 @@ def _climbed(
         value, _ = height_and_gradient(v, y, given)
         best, _ = _higher(v, value, best, best_value)
         found.append(glow.dequantize.to_output(best).numpy())
-    ticks.close()
+    bar.close()
     return np.concatenate(found)

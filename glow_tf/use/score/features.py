@@ -14,6 +14,7 @@ from sklearn.cluster import KMeans
 from sklearn.covariance import ledoit_wolf
 
 from glow_tf.core.errors import ConfigError, in_one_line
+from glow_tf.core.progress import with_progress
 from glow_tf.use.latents import batch_of
 
 MODES = 8
@@ -101,7 +102,8 @@ class Features:
         most = max(1, MOST_ROWS // len(images))
         maps = tf.function(self.maps, autograph=False, reduce_retracing=True)
         found = []
-        for start in range(0, len(images), size):
+        starts = range(0, len(images), size)
+        for start in with_progress(starts, len(starts), f"Computing features, batches of {size}"):
             batch = maps(tf.constant(images[start : start + size]))
             flat = [np.reshape(own, [len(own), -1, own.shape[-1]]) for own in batch]
             which = [rng.random(own.shape[:2]).argsort(axis=1)[:, :most, np.newaxis] for own in flat]
@@ -110,7 +112,7 @@ class Features:
 
     def fit(self, rows: Sequence[np.ndarray], seed: int) -> None:
         """Fits the densities to what `rows` returned of good images."""
-        for k, own in enumerate(rows):
+        for k, own in enumerate(with_progress(rows, len(rows), "Fitting to features, maps")):
             found = _mixture(own.reshape(-1, own.shape[-1]), seed)
             self.assign({f"features {k} {name}": value for name, value in found.items()})
 

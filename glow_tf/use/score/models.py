@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.core.errors import ConfigError
-from glow_tf.data.progress import with_progress
+from glow_tf.core.progress import with_progress
 from glow_tf.model.compiled_model import require_pictures
 from glow_tf.model.conditions import check_given, some_of
 from glow_tf.model.density_model import checked_images

@@ -9,6 +9,7 @@ import numpy as np
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.config import RunConfig, TrainConfig
+from glow_tf.core.progress import with_progress
 from glow_tf.model.conditions import some_of
 from glow_tf.model.glow import Glow
 from glow_tf.run import suited
@@ -55,12 +56,17 @@ class Tuner:
         for variable, value in zip(state, self._start, strict=True):
             variable.assign(value)
         which = np.resize(np.arange(len(images)), self.count)
+        steps = (epochs or self.epochs) * max(self.count // self.trainer.options.batch_size, 1)
+        bar = with_progress(None, steps, f"Tuning on {len(images)} images, steps")
+        ticks = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda *_: bar.update(), on_train_end=lambda _: bar.close()
+        )
         arguments: dict[str, Any] = {"y": some_of(condition, which), "verbose": 0}
         if held_out is None:
-            self.trainer.fit(images[which], epochs=epochs, **arguments)
+            self.trainer.fit(images[which], epochs=epochs, callbacks=[ticks], **arguments)
             return epochs or self.epochs
         best = keras.callbacks.EarlyStopping(
             "val_bpd", mode="min", patience=self.patience, restore_best_weights=True
         )
-        self.trainer.fit(images[which], validation_data=held_out, callbacks=[best], **arguments)
+        self.trainer.fit(images[which], validation_data=held_out, callbacks=[ticks, best], **arguments)
         return best.best_epoch + 1
