@@ -464,7 +464,7 @@ def test_a_gaussian_given_a_gaussian_has_its_density_and_its_moments():
 @pytest.mark.slow
 def test_a_mixture_given_its_class_has_its_density_and_its_moments():
     one_hot, (x, labels, _) = np.eye(3, dtype=np.float32), mixture(0)
-    glow = trained(x, one_hot[labels], 0.1, condition_shape=(3,), condition_features=0)
+    glow = trained(x, one_hot[labels], 2e-2, 48, condition_shape=(3,), condition_features=0)
     x, labels, truth = mixture(1)
     assert abs(np.mean(truth - glow.log_prob(x, condition=one_hot[labels])) / 4) < 0.01
     for label in range(3):

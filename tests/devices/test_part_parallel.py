@@ -111,7 +111,7 @@ def test_weights_and_optimizer_state_live_where_the_part_does(placed):
 @pytest.mark.slow
 def test_convolutions_of_a_part_run_where_it_lives(placed, small_images):
     trainer, _ = placed
-    step = tf.function(lambda images: trainer.train_step((images, None)), autograph=False)
+    step = tf.function(lambda images: trainer.train_step((images, GIVEN[:16])), autograph=False)
     trainer.set_phase(trainer.phases[0])
     graph = step.get_concrete_function(tf.constant(small_images[:16])).graph
     calls = [op for op in graph.get_operations() if "PartitionedCall" in op.type]
