@@ -11,7 +11,7 @@ from small import small_glow
 from glow_tf.config import ModelConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
-from glow_tf.use.latents import decode, without_finest
+from glow_tf.use.latents import decode
 from glow_tf.use.loading import load
 
 
@@ -54,8 +54,6 @@ def test_a_temperature_is_finite_and_not_negative(glow, temperature):
     for draw in (glow.sample, glow.sample_dequantized):
         with pytest.raises(ConfigError, match=r"temperature must be finite, 0 at least\. Received: temp"):
             draw(2, temperature)
-    with pytest.raises(ConfigError, match="temperature must be finite"):
-        without_finest(glow, np.zeros((1, 64), np.float32), 1, temperature)
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])

@@ -27,6 +27,7 @@ from glow_tf.layout.partition import part_layouts
 from glow_tf.use import evaluate, levels
 from glow_tf.use.evaluation import joined, terms
 from glow_tf.use.exports.operations import check_operations
+from glow_tf.use.sized import check_fits
 
 
 def images_of(shape, count=3):
@@ -276,10 +277,8 @@ def test_commands_take_images_at_their_own_sizes(mixed, capsys, eager):
     for name in "abc":
         given, back = (np.asarray(Image.open(f"{folder}/{name}.png")) for folder in ("in", "decoded"))
         np.testing.assert_array_equal(back, given)
-    assert cli.run("reconstruct", mixed) == 1
+    assert cli.run("score", ["fit", *mixed]) == 1
     assert "must have one size; --image_size=64 brings them to one" in capsys.readouterr().err
-    assert cli.run("reconstruct", [*mixed, "--image_size=6"]) == 0
-    assert np.load("reconstructed.npy").shape == (3, 3, 6, 6, 3)
     assert cli.run("sample", ["--model=preset", "--image_size=5x6", "--num=2", "--temperatures=0.7"]) == 0
     assert np.load("samples.npy").shape == (2, 1, 5, 6, 3)
 
@@ -297,3 +296,20 @@ def test_a_size_that_cannot_be_is_refused_before_time_is_spent(mixed, capsys):
     ):
         assert cli.run("evaluate", [*mixed, *wrong]) == 1
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_models_that_have_one_size_alone_name_the_image():
+    check_fits(preset_once("digits"), (48, 40), "a.png", gradient=True)
+    with pytest.raises(ConfigError, match=r"images of 8×8 alone.*Received: sub/a.png of 9×8"):
+        check_fits(preset_once("digits_classes"), (9, 8), "sub/a.png", gradient=True)
+    with pytest.raises(ConfigError, match=r"must be 4 or more .*Received: a.png of 3×50"):
+        check_fits(preset_once("cifar10_small"), (3, 50), "a.png", gradient=True)
+    with pytest.raises(ConfigError, match=r"gradient of a.png, 80000×80000, needs must fit in"):
+        check_fits(preset_once("digits"), (80_000, 80_000), "a.png", gradient=True)
+
+
+def test_the_gradient_of_levels_is_that_of_the_steps_of_the_finest():
+    check_fits(small_levels(flow_steps=256, level_steps="2,1,1"), (2000, 2000), "a.png", gradient=True)
+    with pytest.raises(ConfigError, match=r"gradient of a.png, 20000×20000, needs must fit in"):
+        check_fits(small_levels(flow_steps=256), (20_000, 20_000), "a.png", gradient=True)

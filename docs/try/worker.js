@@ -175,7 +175,7 @@ const actions = {
   },
 };
 
-/** Turns from one direction to another, while the length changes evenly, as the package's `interpolate`. */
+/** Turns from one direction to another, while the length changes evenly. */
 function between(from, to, weight) {
   const length = (eps) => Math.sqrt(eps.reduce((sum, value) => sum + value * value, 0));
   const [a, b] = [length(from), length(to)];

@@ -22,8 +22,7 @@ from glow_tf.version import __version__
 
 COMMANDS = (
     *("train", "assemble", "preset", "export"),  # models
-    *("sample", "evaluate", "score", "encode", "decode", "interpolate"),  # what is done with them
-    *("reconstruct", "edit", "restore"),
+    *("sample", "evaluate", "score", "enlarge", "encode", "decode"),  # what is done with them
 )
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -53,7 +52,8 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
     """Runs a command; prints expected errors in one line and returns the exit status.
 
     A command is a module with a docstring, `define(values)` and `main(values)`. If it has `ACTIONS`, one of
-    these comes first, and `main(values, action)` gets it.
+    these comes first, and `main(values, action)` gets it. If it has `TAKES_PATHS`, `main(values, paths)` gets
+    the arguments that are no flags.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _quieten()
@@ -64,7 +64,9 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
             print(help_text(command, values))
             return 0
         own, passed_on = _split(command, arguments)
-        parse(values, own)
+        takes_paths = hasattr(command, "TAKES_PATHS")
+        paths = parse(values, own, takes_paths)
+        passed_on += [paths] if takes_paths else []
         if {"model", "dataset"} <= set(values) and values.dataset:  # before the model is loaded
             check_named(DataConfig(values.dataset, values.data_dir))
         return command.main(values, *passed_on) or 0

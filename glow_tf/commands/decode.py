@@ -8,7 +8,6 @@ alone. Images of other sizes than the model's come back at the sizes that they h
 given with each image is in the file from encode, too; another --condition may stand in its place.
 """
 
-import collections
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -109,24 +108,9 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, list[str], np.ndarray | None,
             f"there must be a name for each of {count} images, and each must stay within the output's "
             f"folder. {received} with {len(names)} names"
         )
-    return eps, _distinct(names), condition, sizes
+    return eps, model_flags.distinct(names), condition, sizes
 
 
 def _stays_within(name: str) -> bool:
     path = pathlib.PurePath(name)
     return bool(path.name) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """Returns names without suffix; those that would be the same keep theirs, and then get a number."""
-    stems = [str(pathlib.PurePath(name).with_suffix("")) for name in names]
-    counts = collections.Counter(stem.casefold() for stem in stems)  # some systems do not tell A from a
-    found: dict[str, str] = {}
-    for stem, name in zip(stems, names, strict=True):
-        own = wanted = stem if counts[stem.casefold()] == 1 else name
-        number = 1
-        while own.casefold() in found:
-            number += 1
-            own = f"{wanted}_{number}"
-        found[own.casefold()] = own
-    return list(found.values())

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
 from glow_tf.commands import parsing
-from glow_tf.config import DataConfig
 from glow_tf.core.errors import ConfigError, printable
 
 if TYPE_CHECKING:
@@ -57,14 +57,14 @@ def define_seed(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", 0, "From which everything random follows.", flag_values=values, **bounds)
 
 
-def define_images(values: flags.FlagValues, examples: int = 0) -> None:
-    """Defines which images are used; `examples` is the default of --examples."""
+def define_images(values: flags.FlagValues) -> None:
+    """Defines which images are used."""
     parsing.define(
         values,
         dataset=("", "digits, a TFDS image data set by name, folder:PATH or file:PATH.npy."),
         data_dir=("", "TFDS's data_dir."),
         split=("", "train, test or all; empty: the test images, or all of a folder without test/."),
-        examples=(examples, "How many images, the first ones; 0 means all."),
+        examples=(0, "How many images, the first ones; 0 means all."),
     )
     about = "What a model that needs it is given with each image, as in training: "
     parsing.define(values, condition=("", f"{about}{CONDITIONS}"))
@@ -90,14 +90,14 @@ def _opened(model: str, allow_unknown_ops: bool = False) -> Any:
     return open_model(model, allow_unknown_ops)
 
 
-def images_of(values: flags.FlagValues, model: TrainedModel, dataset: str = "") -> UsedImages:
+def images_of(values: flags.FlagValues, model: TrainedModel) -> UsedImages:
     """Reads the images that the flags name, and what is given with them; prints how they were read.
 
-    They have the model's shape. `dataset` stands for --dataset if it is given.
+    They have the model's shape.
     """
-    from glow_tf.use.images import read_in_shape
+    from glow_tf.use.images import read_images
 
-    found = read_in_shape(model.image_shape, *_which_images(values, model, dataset or values.dataset))
+    found = read_images(model.image_shape, *_which_images(values, model))
     return _announced(values, model, [found])[0]
 
 
@@ -105,19 +105,17 @@ def images_by_size(values: flags.FlagValues, model: TrainedModel) -> list[UsedIm
     """Reads images as `images_of` does, but at their own sizes; see `read_images_by_size`."""
     from glow_tf.use.images import read_images_by_size
 
-    found = read_images_by_size(model.image_shape, *_which_images(values, model, values.dataset))
+    found = read_images_by_size(model.image_shape, *_which_images(values, model))
     return _announced(values, model, found)
 
 
-def _which_images(
-    values: flags.FlagValues, model: TrainedModel, dataset: str
-) -> tuple[DataConfig, str, bool]:
+def _which_images(values: flags.FlagValues, model: TrainedModel) -> tuple[str, str, str, int, str, str]:
+    """Returns the arguments of `read_images` after the first."""
     check_condition(values, model, CONDITIONS)
     if values.examples < 0:
         raise ConfigError(f"examples must be 0 or a positive integer. Received: examples={values.examples}")
-    how = {"test_examples": values.examples, "dtype": model.data_dtype, "condition": values.condition}
-    fewer_will_do = not values["examples"].present  # than the default
-    return DataConfig(dataset, values.data_dir, **how), values.split, fewer_will_do
+    of_data = values.dataset, values.data_dir, values.split, values.examples
+    return (*of_data, model.data_dtype, values.condition)
 
 
 def _announced(values: flags.FlagValues, model: TrainedModel, groups: list[UsedImages]) -> list[UsedImages]:
@@ -298,3 +296,19 @@ def write(path: pathlib.Path, content: bytes) -> None:
     except OSError as error:
         raise OSError(f"the folder {path.parent} cannot be made: {error.strerror}.") from None
     write_atomically(path, content)
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Returns names without suffix; those that would be the same keep theirs, and then get a number."""
+    names = list(names)
+    stems = [str(pathlib.PurePath(name).with_suffix("")) for name in names]
+    counts = collections.Counter(stem.casefold() for stem in stems)  # some systems do not tell A from a
+    found: dict[str, str] = {}
+    for stem, name in zip(stems, names, strict=True):
+        own = wanted = stem if counts[stem.casefold()] == 1 else name
+        number = 1
+        while own.casefold() in found:
+            number += 1
+            own = f"{wanted}_{number}"
+        found[own.casefold()] = own
+    return list(found.values())

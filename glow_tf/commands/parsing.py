@@ -38,8 +38,10 @@ def define(values: flags.FlagValues, **named: tuple[Any, str]) -> None:
         DEFINE[type(default)](name, default, about, flag_values=values)
 
 
-def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """Sets flags from arguments; ConfigError if one is none of the flags, or has a value that it cannot have.
+def parse(values: flags.FlagValues, arguments: Sequence[str], takes_paths: bool = False) -> list[str]:
+    """Sets flags from arguments; returns the others, if it takes paths.
+
+    ConfigError if one is none of the flags, or has a value that it cannot have.
 
     An argument wins over what flagfiles say, wherever it stands; among arguments, and among the lines of
     flagfiles, the later wins. Each flag gets three attributes. `on_command_line` and `in_flagfile` say
@@ -48,6 +50,7 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     starts with ~/ is below the home folder.
     """
     replaced = _replaced([(argument, "") for argument in arguments], (), itertools.count(1))
+    values.set_gnu_getopt(takes_paths)  # flags may come after paths
     found = sorted(replaced, key=lambda one: not one[1])  # those without a place come last
     for argument, place in found:
         if "\0" in argument:
@@ -56,7 +59,7 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
         rest = values(["glow-tf", *(argument for argument, _ in found)])[1:]
     except (flags.Error, ValueError) as error:
         raise ConfigError(_in_words(error) + _place_of(values, found)) from None
-    if rest:
+    if rest and not takes_paths:
         raise ConfigError(f"flags are written --name=value. Received: {rest}{dict(found).get(rest[0], '')}")
     files = [(one.lstrip("-").partition("=")[0], place.rpartition(", line")[0]) for one, place in found]
     given, last = {(name, bool(file)) for name, file in files}, dict(files)
@@ -70,6 +73,7 @@ def parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
             flag.value = _at_home(flag.value)
         elif isinstance(flag.value, list):
             flag.value = [_at_home(item) for item in flag.value]
+    return rest
 
 
 def _at_home(value: str) -> str:

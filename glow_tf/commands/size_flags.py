@@ -81,7 +81,7 @@ def model_and_images(values: flags.FlagValues, model: TrainedModel) -> tuple[Tra
     if (second := next(found, None)) is not None:
         sizes = ["×".join(map(str, used.images.shape[1:3])) for _, used in (first, second)]
         raise ConfigError(
-            "images that share a picture must have one size; --image_size=64 brings them to one. "
+            "the images must have one size; --image_size=64 brings them to one. "
             f"Received: {' and '.join(sizes)}"
         )
     return first

@@ -54,15 +54,15 @@ def load(config: DataConfig) -> ImageData:
 
 
 def load_split(
-    config: DataConfig, split: str, fewer_will_do: bool = False, any_size: bool = False
+    config: DataConfig, split: str, any_size: bool = False
 ) -> tuple[Examples, tuple[str, ...], tuple[str, ...]]:
     """Reads the images on which a trained model is used; ConfigError as in `load`, or without such a split.
 
     The split is `train`, `test` or `all`; empty: the test images, or all images of a folder without test/. Of
     such a folder, `train` and `test` are what a run makes of it: every tenth image is a test image. As many
-    images are read as `test_examples` says; there may be fewer if `fewer_will_do`. If images of a folder
-    without a condition may have `any_size`, they are an array of objects. Returns the examples, the names of
-    the classes, and notes on how the images were read.
+    images are read as `test_examples` says. If images of a folder without a condition may have `any_size`,
+    they are an array of objects. Returns the examples, the names of the classes, and notes on how the images
+    were read.
     """
     if split not in SPLITS:
         raise ConfigError(f"split must be {', '.join(SPLITS[:-1])} or empty. Received: {split=}")
@@ -85,7 +85,6 @@ def load_split(
         chosen = joined(found.train, found.test) if split == "all" else chosen
     if not len(chosen):
         raise ConfigError(f"{config.dataset!r} has no {split} images. Received: {split=}")
-    count = min(count, len(chosen)) if fewer_will_do else count
     chosen = _first(chosen, count, "examples")
     if not in_memory(chosen.images):
         check_memory_for(chosen.images.nbytes, config.dataset)

@@ -11,7 +11,7 @@ import numpy as np
 from glow_tf.config import FOLDER, DataConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.data.arrays import Examples
-from glow_tf.data.folder import read_pictures, why_no_classes
+from glow_tf.data.folder import read_pictures
 from glow_tf.data.loading import load_split
 from glow_tf.data.sources import DIGITS_SIDE
 from glow_tf.model.conditions import by_name, of_names
@@ -42,25 +42,6 @@ class UsedImages:
         """Returns what a model is given with each image; see `fitted_condition`."""
         return fitted_condition(model, self.condition, "a data set")
 
-    def of_class(self, name: str) -> np.ndarray:
-        """Returns the images of a class, uint8 [n, H, W, C]; ConfigError if there are none."""
-        return self.images[self.places_of_class(name)]
-
-    def places_of_class(self, name: str) -> np.ndarray:
-        """Returns which images are of a class, bool [N]; ConfigError if there are none."""
-        if self.labels is None or name not in self.class_names:
-            classes = ", ".join(self.class_names) or f"none. {why_no_classes(self.notes)}"
-            raise ConfigError(
-                f"a class must be one of those of the images: {classes.rstrip('.')}. Received: {name!r}"
-            )
-        found = self.labels == self.class_names.index(name)
-        if not found.any():
-            raise ConfigError(
-                f"there must be images of the class among those that were read ({len(self.images)}). "
-                f"Received: none of {name!r}"
-            )
-        return found
-
 
 def read_images(
     image_shape: tuple[int, int, int],
@@ -68,7 +49,6 @@ def read_images(
     data_dir: str | os.PathLike = "",
     split: str = "",
     count: int = 0,
-    fewer_will_do: bool = False,
     data_dtype: str = "uint8",
     condition: str = "",
 ) -> UsedImages:
@@ -83,7 +63,6 @@ def read_images(
       data_dir: TFDS's.
       split: `train`, `test` or `all`; empty: the test images, or all of a folder without test/.
       count: how many images, the first ones; 0 is all.
-      fewer_will_do: whether there may be fewer than `count`.
       data_dtype: of the model's data.
       condition: what is given with each image; see `DataConfig`.
 
@@ -91,30 +70,30 @@ def read_images(
       ConfigError: there are no such images, or too few, or they have another shape that cannot be changed.
     """
     config = DataConfig(dataset, data_dir, test_examples=count, dtype=data_dtype, condition=condition)
-    return read_in_shape(image_shape, config, split, fewer_will_do)
-
-
-def read_in_shape(
-    image_shape: tuple[int, int, int], config: DataConfig, split: str, fewer_will_do: bool
-) -> UsedImages:
-    """As `read_images`, of a data set, whose `test_examples` say how many."""
     size = _side(image_shape)
     config = dataclasses.replace(config, image_size=size)
-    examples, class_names, notes = load_split(config, split, fewer_will_do)
+    examples, class_names, notes = load_split(config, split)
     if config.dataset == "digits" and size not in (0, DIGITS_SIDE):
         notes = (*notes, f"Resized from {DIGITS_SIDE}×{DIGITS_SIDE} to {size}×{size}.")
     return _as_used(examples, class_names, notes, image_shape, config.dataset)
 
 
 def read_images_by_size(
-    image_shape: tuple[int, int, int], config: DataConfig, split: str, fewer_will_do: bool
+    image_shape: tuple[int, int, int],
+    dataset: str,
+    data_dir: str | os.PathLike = "",
+    split: str = "",
+    count: int = 0,
+    data_dtype: str = "uint8",
+    condition: str = "",
 ) -> list[UsedImages]:
-    """As `read_in_shape`, at their own sizes: those of one size together, in the order of the first of each.
+    """As `read_images`, at their own sizes: those of one size together, in the order of the first of each.
 
     Only the images of a folder, without a condition, may differ in size.
     """
+    config = DataConfig(dataset, data_dir, test_examples=count, dtype=data_dtype, condition=condition)
     any_shape = (0, 0, image_shape[-1])
-    examples, class_names, notes = load_split(config, split, fewer_will_do, any_size=True)
+    examples, class_names, notes = load_split(config, split, any_size=True)
     if examples.images.dtype != object:
         return [_as_used(examples, class_names, notes, any_shape, config.dataset)]
     places: dict[tuple[int, ...], list[int]] = {}

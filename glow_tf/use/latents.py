@@ -1,4 +1,4 @@
-"""Images to latents and back, in batches; what can be done between the two."""
+"""Images to latents and back, in batches."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -147,37 +147,6 @@ def draw_checked(
     return Drawn(np.concatenate(images), limited)
 
 
-def interpolate(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
-    """Returns whitened latents on the way from one point to another: [N, D] twice → [N, steps, D].
-
-    ConfigError if there are fewer than two steps, the ends, or latents have other shapes.
-
-    The way turns from the first direction to the other, and its length changes evenly. A straight line would
-    pass nearer to the origin, where images are blurred: latents of D dimensions have lengths of about √D.
-    Between opposite directions no turn is the shortest one, and the way is straight.
-    """
-    if steps < 2:
-        raise ConfigError(f"interpolate needs two steps or more, the ends. Received: {steps=}")
-    start, end = map(np.asarray, (start, end))
-    if start.ndim != 2 or start.shape != end.shape:
-        raise ConfigError(f"latents must be [N, D] twice. Received: {start.shape} and {end.shape}")
-    weights = np.linspace(0, 1, steps)[:, None]
-    ends = [eps[:, None].astype(np.float64) for eps in (start, end)]
-    lengths = [np.linalg.norm(eps, axis=2, keepdims=True) for eps in ends]
-    # The origin has no direction: the way to it keeps that of the other end.
-    own = [np.where(lengths[k] > 0, ends[k], ends[1 - k]) for k in range(2)]
-    units = [eps / np.maximum(np.linalg.norm(eps, axis=2, keepdims=True), 1e-12) for eps in own]
-    angle = np.arccos(np.clip(np.sum(units[0] * units[1], axis=2, keepdims=True), -1, 1))
-    turned = np.sin((1 - weights) * angle) * units[0] + np.sin(weights * angle) * units[1]
-    straight = (1 - weights) * units[0] + weights * units[1]
-    turns = np.sin(angle) > 1e-3
-    directions = np.where(turns, turned / np.where(turns, np.sin(angle), 1), straight)
-    between = directions * ((1 - weights) * lengths[0] + weights * lengths[1])
-    between = between.astype(np.result_type(start, np.float32))
-    between[:, 0], between[:, -1] = start, end
-    return between
-
-
 def levels(glow: Glow) -> list[slice]:
     """Returns where the latents of each level are in the D of `encode`, from the finest to the coarsest."""
     of_parts = [[math.prod(shape) for shape in part.latent_shapes] for part in glow.parts]
@@ -187,44 +156,3 @@ def levels(glow: Glow) -> list[slice]:
     sizes = [size for own in of_parts for size in own]
     ends = np.cumsum(sizes).tolist()
     return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
-
-
-def without_finest(
-    glow: Glow, eps: np.ndarray, count: int, temperature: float = 0.0, seed: int = 0
-) -> np.ndarray:
-    """Returns whitened latents, [N, D], whose `count` finest levels are replaced.
-
-    What replaces them is drawn from the seed at the temperature; 0 is each one's mode, given the coarser.
-    """
-    check_finite("temperature", temperature, lowest=0)
-    if count < 0:
-        raise ConfigError(f"count must be 0 or more levels. Received: {count=}")
-    replaced = np.array(eps)
-    rng = np.random.default_rng(seed % 2**32)
-    for level in levels(glow)[:count]:
-        replaced[:, level] = temperature * rng.standard_normal(replaced[:, level].shape)
-    return replaced
-
-
-def direction(
-    model: TrainedModel,
-    away: np.ndarray,
-    towards: np.ndarray,
-    conditions: tuple[Condition, Condition] = (None, None),
-) -> np.ndarray:
-    """Returns the difference of the mean latents of two sets of images, uint8 [n, H, W, C] each: [D].
-
-    `conditions` are what the model is given with the images of each set. ConfigError if a set is empty.
-    """
-    if not (len(away) and len(towards)):
-        raise ConfigError(
-            f"direction needs images of both sets. Received: {len(away)} and {len(towards)} images"
-        )
-    sets = zip((away, towards), conditions, strict=True)
-    before, after = (encode(model, *own).mean(axis=0) for own in sets)
-    return after - before
-
-
-def edited(eps: np.ndarray, along: np.ndarray, strengths: Sequence[float]) -> np.ndarray:
-    """Moves latents along a direction: [N, D] and [D] → [N, len(strengths), D]."""
-    return eps[:, None] + np.asarray(strengths, np.float32)[None, :, None] * along

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from glow_tf.bijectors.tiles import LARGE, SIDE
 from glow_tf.config import check_divisible
 from glow_tf.core.errors import ConfigError
@@ -16,25 +14,6 @@ from glow_tf.use.models import TrainedModel
 BYTES, BYTES_BESIDE = 8, 100
 
 
-def of_size(glow: Glow, height: int, width: int) -> Glow:
-    """Returns a model of the same weights for images of a size, or of the next larger one that it can have.
-
-    Levels have every size. A Glow's sides are its own, plus or minus multiples of what makes them as often
-    even.
-    """
-    own, step = glow.image_shape, 1 if glow.config.design.any_size else 2 << glow.config.num_blocks
-    sides = (side + (there - side) % step for side, there in zip((height, width), own, strict=False))
-    shape = (*sides, own[-1])
-    return glow if shape == own else glow.resized(shape)
-
-
-def extended(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Extends images [N, h, w, …] to [N, height, width, …], below and to the right, by reflection."""
-    rest = [(0, 0)] * (images.ndim - 3)
-    missing = [(0, height - images.shape[1]), (0, width - images.shape[2])]
-    return np.pad(images, [(0, 0), *missing, *rest], "symmetric")
-
-
 def fitted(model: TrainedModel, size: Sequence[int], gradient: bool = False) -> TrainedModel:
     """Returns a model for images of a size (H, W): the model itself at its own size, otherwise `resized`.
 
@@ -45,13 +24,10 @@ def fitted(model: TrainedModel, size: Sequence[int], gradient: bool = False) -> 
     return model if same else model.resized((*size, model.image_shape[-1]))
 
 
-def check_fits(
-    model: TrainedModel, size: Sequence[int], name: str, gradient: bool = False, larger: bool = False
-) -> None:
+def check_fits(model: TrainedModel, size: Sequence[int], name: str, gradient: bool = False) -> None:
     """Raises ConfigError, naming an image, unless a model can take images of a size, and memory suffices.
 
-    With `gradient` that of the image must fit into memory, too; with `larger` a Glow may take the next larger
-    size (see `of_size`).
+    With `gradient` that of the image must fit into memory, too.
     """
     if (size := tuple(size)) == tuple(model.image_shape[:2]):
         return
@@ -74,9 +50,8 @@ def check_fits(
         check_memory(needed, f"what the gradient of {name}, {shape}, needs", remedy)
     else:
         check_needed(model, size, name, "crop or shrink them")
-    if config.design.any_size or not larger:
-        resized, _ = config.design.resized(config, (*size, model.image_shape[-1]))
-        check_divisible(size, resized, f"{name} of {shape}")
+    resized, _ = config.design.resized(config, (*size, model.image_shape[-1]))
+    check_divisible(size, resized, f"{name} of {shape}")
 
 
 def check_needed(glow: Glow, size: Sequence[int], name: str, remedy: str) -> None:

@@ -1,11 +1,11 @@
-"""How much of `glow-tf restore upscale` is the flow's? Beside repeated pixels and bicubic interpolation.
+"""How much better does `glow-tf enlarge` make images than repeated pixels and bicubic interpolation?
 
     python -m lab.benchmarks.upscaling --model=cifar10_small --dataset=cifar10 --data_dir=PATH
     python -m lab.benchmarks.upscaling --model=photographs --pictures=PATH --examples=16
 
-Test images are halved and doubled again. `upscale` gives each 2×2 square the mean that it must have, and a
-Glow's starts from the bicubic images; both are rows of their own. Differences are within an image. With
-`--pictures` images are of 1280×960: the middles of photographs that `prior_pictures.csv` holds out for test.
+Test images are halved and doubled again. `upscale` gives each 2×2 square the mean that it must have, so
+bicubic images with these means have a row, too. Differences are within an image. With `--pictures` images
+are of 1280×960: the middles of photographs that `prior_pictures.csv` holds out for test.
 """
 
 import itertools
@@ -18,9 +18,9 @@ from PIL import Image, ImageOps
 
 from glow_tf.commands import cli
 from glow_tf.run.pictures import enlarged
-from glow_tf.use import open_model, psnr, read_images, reduced, repeated, upscale
+from glow_tf.use import open_model, read_images, upscale
 from glow_tf.use.evaluation import mean_and_error
-from glow_tf.use.restore.upscaling import with_means
+from glow_tf.use.upscaling import reduced, repeated, with_means
 from lab.benchmarks.rows import added_to
 from lab.prior_pictures import held_out, opened
 
@@ -30,7 +30,7 @@ COLUMNS = ("model", "method", "images", "psnr_db", "upscale_ahead_by_db", "stand
 
 def define(values: flags.FlagValues) -> None:
     """Defines the benchmark's flags."""
-    flags.DEFINE_string("model", "", "As in `glow-tf restore --help`.", flag_values=values)
+    flags.DEFINE_string("model", "", "As in `glow-tf enlarge --help`.", flag_values=values)
     flags.DEFINE_string("dataset", "", "Of the model's kind; its test images are used.", flag_values=values)
     flags.DEFINE_string("data_dir", "", "TFDS's data_dir.", flag_values=values)
     flags.DEFINE_string(
@@ -63,6 +63,12 @@ def main(given: flags.FlagValues) -> None:
             numbers = [f"{own.mean():.3f}", f"{ahead:.3f}", f"{error:.3f}"]
             add([given.model, method, len(truth), *numbers])
             print(f"{method:<25} {numbers[0]} dB; upscale is ahead by {numbers[1]} ± {numbers[2]}")
+
+
+def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Returns the peak signal-to-noise ratio of images, in dB: uint8 [N, H, W, C] twice → [N]."""
+    error = np.square(images.astype(np.float64) - truth).mean(axis=(1, 2, 3))
+    return 10 * np.log10(255**2 / np.maximum(error, 1e-12))
 
 
 def _photographs(folder: pathlib.Path, count: int) -> np.ndarray:

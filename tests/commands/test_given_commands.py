@@ -153,8 +153,6 @@ def test_a_file_that_is_no_condition_is_named(run, content, message):
     ("command", "flags", "read"),
     [
         ("sample", "--condition=./given.npy --output=given.png", "given.npy"),
-        ("reconstruct", "--dataset=file:given.npy --output=given.png", "given.npy"),
-        ("restore inpaint", "--dataset=digits --mask=restored.png", "restored.png"),
         ("evaluate", "--condition=attributes:given.json --output=given.json", "given.json"),
         ("decode", "--latents=decoded/images.npy", "decoded/images.npy"),
     ],
@@ -188,26 +186,6 @@ def test_latents_keep_what_was_given(run, eager):
     assert (first != np.load("others/images.npy")).any()
     np.save("eps.npy", stored["eps"])
     assert "the model needs a condition" in run("decode", "label.keras", "--latents=eps.npy")
-
-
-def test_images_come_back_given_the_same(run, kept, eager):
-    for model, flags in (
-        ("label.keras", DIGITS),
-        ("input.keras", (f"--dataset=folder:{kept / 'pairs'}", "--condition=input")),
-    ):
-        run("reconstruct", model, *flags, "--examples=4", "--output=r.png")
-        run("interpolate", model, *flags, "--examples=4", "--steps=3", "--output=i.png")
-        rows, ways = np.load("r.npy"), np.load("i.npy")
-        np.testing.assert_array_equal(rows[:, 0], np.concatenate(ways[:, [0, -1]]))
-
-
-def test_edit_and_restore_are_given_it_too(run, kept, eager):
-    pairs = (f"--dataset=folder:{kept / 'pairs'}", "--condition=input")
-    printed = run("edit", "input.keras", *pairs, "--away=a", "--towards=b", "--strengths=0,1", "--rows=2")
-    assert "2 rows of 2 images" in printed
-    flags = ("--examples=3", "--steps=2", "--simulate")
-    assert "3 rows of 3 images" in run("restore denoise", "input.keras", *pairs, *flags)
-    assert "3 rows of 3 images" in run("restore inpaint", "label.keras", *DIGITS, *flags)
 
 
 @pytest.mark.slow

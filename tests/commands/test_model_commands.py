@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_digits
-from small import small_glow
 
 from glow_tf import presets
 from glow_tf.commands import cli, model_flags
@@ -27,7 +26,7 @@ def here(tmp_path, monkeypatch, presets_loaded_once):
     return tmp_path
 
 
-WITH_IMAGES = ("evaluate", "encode", "interpolate", "reconstruct", "edit")
+WITH_IMAGES = ("evaluate", "encode")
 
 
 def run(name, *arguments, model="digits"):
@@ -109,12 +108,12 @@ def test_decoded_files_have_different_names(here, names, expected):
     assert {path.stem for path in pathlib.Path("decoded").glob("*.png")} == set(expected)
 
 
-def test_fewer_images_than_the_default_will_do(here, capsys):
+def test_more_images_than_there_are_cannot_be_asked_for(here, capsys):
     (here / "few").mkdir()
     for place in range(3):
         Image.new("L", (8, 8)).save(here / "few" / f"{place}.png")
-    assert run("interpolate", "--dataset=folder:few", "--steps=3") == 0
-    assert run("interpolate", "--dataset=folder:few", "--examples=8") == 1
+    assert run("encode", "--dataset=folder:few") == 0
+    assert run("encode", "--dataset=folder:few", "--examples=8") == 1
     assert (
         "examples must be at most 3 here, or 0 for all of them. Received: examples=8"
         in capsys.readouterr().err
@@ -171,30 +170,6 @@ def test_latents_that_cannot_be_decoded_are_refused(here, capsys, content, messa
     assert message in capsys.readouterr().err
 
 
-def test_interpolate_begins_and_ends_with_the_images(here):
-    assert run("interpolate", "--examples=4", "--steps=3") == 0
-    assert run("encode", "--examples=4") == 0
-    assert run("decode") == 0
-    rows, images = np.load("interpolated.npy"), np.load("decoded/images.npy")
-    assert rows.shape == (2, 3, 8, 8, 1)
-    np.testing.assert_array_equal(rows[:, 0], images[::2])
-    np.testing.assert_array_equal(rows[:, -1], images[1::2])
-
-
-def test_reconstruct_shows_a_column_for_each_level(here, capsys, eager):
-    small_glow().save_to_preset(here / "two_blocks")
-    assert run("reconstruct", "--examples=3", model="two_blocks") == 0
-    assert "Columns keep 64, 32, 0 of 64 latents." in capsys.readouterr().out
-    assert np.load("reconstructed.npy").shape == (3, 3, 8, 8, 1)
-
-
-def test_edit_moves_between_classes(here, capsys):
-    assert run("edit", "--away=3", "--towards=8", "--rows=2", "--strengths=0,1") == 0
-    assert np.load("edited.npy").shape == (2, 2, 8, 8, 1)
-    assert run("edit", "--away=3", "--towards=cat") == 1
-    assert "Received: 'cat'" in capsys.readouterr().err
-
-
 def test_evaluate_prints_the_score_its_terms_and_the_classes(here, capsys):
     assert run("evaluate", "--draws=2", "--output=score.json") == 0
     report = json.loads((here / "score.json").read_text())
@@ -234,7 +209,8 @@ def test_an_exported_model_serves_where_it_can(here, exported_once, capsys):
     printed = capsys.readouterr().out
     assert "By class" in printed
     assert "It is the sum of" not in printed
-    assert run("reconstruct", model=export) == 1
+    Image.new("L", (8, 8)).save("photo.png")
+    assert run("enlarge", "photo.png", model=export) == 1
     assert "a SavedModel does not tell" in capsys.readouterr().err
 
 
@@ -259,15 +235,13 @@ def test_a_grid_has_rows_for_each_seed(here):
         ("encode", ["--output=latents.txt"], "output must be a .npz file"),
         ("encode", ["--dataset=folder:absent"], "needs an existing folder"),
         ("encode", ["--examples=-1"], "examples must be 0 or a positive integer"),
-        ("interpolate", ["--examples=1"], "there must be two images or more"),
-        ("interpolate", ["--steps=1"], "steps must be 2 or more"),
-        ("reconstruct", ["--temperature=nan"], "temperature must be one or more numbers from 0"),
-        ("reconstruct", ["--temperature=0,1"], "temperature must be one number"),
+        ("enlarge", ["--temperature=nan"], "temperature must be one or more numbers from 0"),
+        ("enlarge", ["--temperature=0,1"], "temperature must be one number"),
         ("sample", ["--seed=-1"], "seed"),
         ("evaluate", ["--dataset="], "dataset must be a name, folder:PATH or file:PATH.npy"),
         ("evaluate", ["--output=."], "output must be a .json file"),
         ("export", ["--output=."], "output must be a folder with a name"),
-        ("edit", ["--away=3", "--towards=8", "--strengths=,"], "strengths must be one or more numbers"),
+        ("sample", ["--temperatures=,"], "temperatures must be one or more numbers"),
         ("evaluate", ["--draws=0"], "draws must be 1 or more"),
     ],
 )
@@ -333,28 +307,6 @@ UNFIT = {
         "calibration must be in a folder that can be written; ",
     ),
     "a data set with a long name": (("encode", f"--dataset={'long' * 99}"), "Received: dataset='longlong"),
-    "a folder that is not there": (
-        ("edit", "--away=3", "--towards=folder:none"),
-        "towards=folder:PATH needs an existing folder. Received: towards='folder:none'",
-    ),
-    "one folder twice": (("edit", "--away=folder:grey", "--towards=folder:./grey"), "must be two classes."),
-    "two folders and a data set": (
-        ("edit", "--away=folder:grey", "--towards=folder:mixed"),
-        "dataset has no meaning where both classes are folders of their own. Received: dataset='digits'",
-    ),
-    "no class": (
-        ("edit", "--away=3"),
-        "towards must be a class of the images, or folder:PATH. Received: towards=''",
-    ),
-    "one class": (("edit", "--away=3", "--towards=3"), "must be two classes. Received: '3' for both"),
-    "a class cut off": (
-        ("edit", "--away=3", "--towards=8", "--examples=2"),
-        "among those that were read (2). Received: none of",
-    ),
-    "a mask without a white pixel": (
-        ("restore inpaint", "--dataset=digits", "--mask=black.png"),
-        "mask must be white where pixels are unknown. Received: mask='black.png'",
-    ),
     "a folder without folder:": (
         ("encode", "--dataset=grey"),
         "folder:PATH, file:PATH.npy or an image data set",
@@ -381,7 +333,6 @@ def folders(here):
             picture.save(here / name / f"{k}.{'jpg' if name == 'colour' else 'png'}")
     (here / "file").touch()
     (here / "odd.png").mkdir()
-    Image.new("L", (8, 8)).save(here / "black.png")
     return here
 
 
@@ -391,42 +342,13 @@ def test_what_cannot_be_done_is_named(folders, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-ON_FOLDERS = {
-    "evaluate": (),
-    "encode": (),
-    "interpolate": ("--steps=3",),
-    "reconstruct": (),
-    "restore denoise": ("--steps=2",),
-    "restore inpaint": ("--steps=2",),
-}
-
-
 @pytest.mark.parametrize("folder", [pytest.param("grey", marks=pytest.mark.slow), "mixed"])
-@pytest.mark.parametrize(  # use/test_restoring.py restores pictures of several sizes
-    "command", [pytest.param(c, marks=pytest.mark.slow if "restore" in c else ()) for c in ON_FOLDERS]
-)
+@pytest.mark.parametrize("command", ["evaluate", "encode"])
 def test_commands_take_pictures_of_other_sizes_and_say_that_they_are_brighter(
     folders, capsys, command, folder
 ):
-    assert run(command, f"--dataset=folder:{folder}", *ON_FOLDERS[command]) == 0
+    assert run(command, f"--dataset=folder:{folder}") == 0
     assert "data have levels up to 128, and these images up to " in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("towards", ["folder:mixed", "folder:~/mixed", "3"])
-def test_a_direction_may_lead_from_a_folder(folders, capsys, monkeypatch, towards):
-    monkeypatch.setenv("HOME", str(folders))
-    arguments = [
-        "--model=digits",
-        "--away=folder:grey",
-        f"--towards={towards}",
-        "--rows=2",
-        "--strengths=0,1",
-    ]
-    assert cli.run("edit", arguments + ([] if "folder" in towards else ["--dataset=digits"])) == 0
-    printed = capsys.readouterr().out
-    assert "Direction: from the mean of 3 images to that of " in printed
-    assert "mostly that of these very images" in printed
-    assert np.load("edited.npy").shape == (2, 2, 8, 8, 1)
 
 
 def test_a_run_from_a_preset_needs_images_of_its_shape(folders, capsys):
@@ -434,15 +356,6 @@ def test_a_run_from_a_preset_needs_images_of_its_shape(folders, capsys):
     assert cli.run("train", arguments) == 1
     error = capsys.readouterr().err
     assert "must have images of its shape (height × width × channels), 8×8×1. Received: " in error
-
-
-def test_restore_writes_an_image_for_each_of_a_folder(here, capsys):
-    (here / "grey").mkdir()
-    for k, image in enumerate(load_digits().images[:12]):
-        Image.fromarray((image * 8).astype(np.uint8)).save(here / "grey" / f"{k:02d}.png")
-    assert run("restore denoise", "--dataset=folder:grey", "--steps=1") == 0
-    assert len([*(here / "restored").iterdir()]) == 12
-    assert len(np.load("restored.npy")) == 12
 
 
 def test_a_closed_stdout_is_no_error(here, monkeypatch):

@@ -159,7 +159,7 @@ def test_the_first_images_alone_are_read(tmp_path, monkeypatch):
     assert examples.images.base is None or len(examples.images.base) == 1
     assert set(seen) == {"test"}
     assert len(loading.load_split(config, "train")[0]) == 1
-    assert len(loading.load_split(dataclasses.replace(config, test_examples=9), "all", True)[0]) == 6
+    assert len(loading.load_split(dataclasses.replace(config, test_examples=6), "all")[0]) == 6
     with pytest.raises(ConfigError, match="examples must be at most 3 here"):
         loading.load_split(dataclasses.replace(config, test_examples=9), "test")
 

@@ -1,4 +1,4 @@
-"""Upscaling: the details that levels draw given an image, and a Glow's finest latents."""
+"""Upscaling: the details that levels draw given an image."""
 
 import itertools
 
@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from small import perturb, preset_once, small_glow
+from small import perturb, preset_once, small_levels
 
 import glow_tf
 from glow_tf import data
-from glow_tf.commands import cli
+from glow_tf.commands import cli, model_flags
 from glow_tf.core.errors import ConfigError
-from glow_tf.run.pictures import enlarged
-from glow_tf.use import previews, psnr, reduced, repeated, upscale
-from glow_tf.use.restore.upscaling import with_means
+from glow_tf.use import previews, upscale
+from glow_tf.use.upscaling import reduced, repeated, with_means
 
 pytestmark = pytest.mark.long
 
@@ -83,18 +82,6 @@ def test_previews_are_the_means_of_what_comes_after_them(precision, rng, eager):
             np.testing.assert_array_equal(images, expected)
 
 
-def test_a_glow_keeps_the_mean_of_each_square(rng, eager):
-    glow = small_glow(image_shape=(16, 16, 3), n_bits=8, flow_steps=1, parts="1", perturbed=False)
-    glow.initialize(rng.integers(60, 200, (64, 16, 16, 3), np.uint8))
-    small = rng.integers(60, 200, (3, 8, 8, 3), np.uint8)
-    large = upscale(glow, small, temperature=0.1)
-    assert large.shape == (3, 16, 16, 3)
-    inside = ((large > 0) & (large < 255)).reshape(3, 8, 2, 8, 2, 3).all(axis=(2, 4))
-    assert np.abs(reduced(large) - small)[inside].max() <= 1
-    assert inside.mean() > 0.5
-    assert not np.array_equal(large, upscale(glow, small, temperature=0.1, seed=1))
-
-
 @pytest.mark.parametrize("factor", [2, 4])
 def test_a_mean_moves_only_where_its_square_is_clipped(levels, rng, factor):
     small = rng.integers(0, 256, (2, 8, 8, 3), np.uint8)
@@ -114,60 +101,117 @@ def test_means_are_given_to_squares(rng):
 def test_what_cannot_be_enlarged_is_refused(levels):
     digits = data.load(glow_tf.DataConfig("digits")).test[:2]
     small = np.zeros((1, 8, 8, 3), np.uint8)
-    two = small_glow(image_shape=(16, 16, 1))
     for call, message in (
-        (lambda: upscale(preset_once("digits"), digits), "a model of levels, or factor=2 and a Glow of two"),
-        (lambda: previews(preset_once("digits"), digits), "previews need a model of levels"),
+        (lambda: upscale(preset_once("digits"), digits), "upscale needs a model of levels"),
+        (lambda: previews(preset_once("digits"), digits), "previews needs a model of levels"),
         (lambda: [*previews(levels, np.zeros((1, 5)))], r"shape \(N, 768\).*Received: \(1, 5\)"),
         (lambda: upscale(levels, small, factor=3), "factor must be a power of two, 2 or more"),
         (lambda: upscale(levels, small, factor=1), "Received: factor=1"),
         (lambda: upscale(levels, small, factor=2**15), r"what images of \d+×\d+ need must fit"),
         (lambda: upscale(levels, small[..., :1]), r"upscale needs images, uint8 \(N, height, width, 3\)"),
         (lambda: upscale(levels, small / 255), "Received: float64"),
-        (lambda: upscale(two, digits[:, :4]), "images of 8×8×1"),
-        (lambda: upscale(two, digits / np.float32(255)), "needs images, uint8 .*Received: float32 of shape"),
-        (lambda: upscale(two, digits[..., 0]), r"uint8 \(N, height, width, 1\).*Received: uint8 of shape"),
+        (lambda: upscale(levels, small[0]), r"uint8 \(N, height, width, 3\).*Received: uint8 of shape"),
     ):
         with pytest.raises(ConfigError, match=message):
             call()
 
 
-def test_the_command_draws_details_for_pictures_of_any_size(
-    levels, tmp_path, monkeypatch, capsys, rng, eager
-):
+@pytest.fixture
+def photos(levels, tmp_path, monkeypatch, rng):
     monkeypatch.chdir(tmp_path)
     levels.save_to_preset(tmp_path / "levels")
-    (tmp_path / "pictures").mkdir()
-    for k in range(2):
-        Image.fromarray(rng.integers(0, 256, (10, 6, 3), np.uint8)).save(tmp_path / f"pictures/{k}.png")
-    arguments = ["upscale", "--model=levels", "--dataset=folder:pictures"]
-    assert cli.run("restore", [*arguments, "--factor=4", "--draws=2", "--temperature=0.5"]) == 0
-    rows = np.load("restored.npy")
-    assert rows.shape == (2, 3, 40, 24, 3)
-    assert not np.array_equal(rows[:, 1], rows[:, 2])
-    for draw, k in itertools.product((1, 2), range(2)):
-        np.testing.assert_array_equal(Image.open(f"restored/draw_{draw}/{k}.png"), rows[k, draw])
-    Image.fromarray(rng.integers(0, 256, (5, 9, 3), np.uint8)).save("pictures/2.png")
-    assert cli.run("restore", [*arguments, "--output=mixed.png"]) == 0
-    assert [Image.open(f"mixed/{k}.png").size for k in range(3)] == [(12, 20), (12, 20), (18, 10)]
-    (tmp_path / "pictures/2.png").unlink()
-    assert cli.run("restore", [*arguments, "--simulate", "--factor=4"]) == 0
-    rows = np.load("restored.npy")
-    assert rows.shape == (2, 3, 8, 4, 3)
-    printed = capsys.readouterr().out
-    assert f"{psnr(rows[:, 1], rows[:, 2]).mean():.2f} dB restored" in printed
-    small = np.round(reduced(rows[:, 2], 4)).astype(np.uint8)
-    for name, resampling in (("bicubic", "BICUBIC"), ("Lanczos", "LANCZOS")):
-        large = enlarged(small, 4, resampling)
-        assert f"{psnr(large, rows[:, 2]).mean():.2f} dB {name}" in printed
-    assert cli.run("restore", [*arguments, "--factor=3"]) != 0
-    assert "factor must be a power of two" in capsys.readouterr().err
-    small = {"flow_steps": 1, "parts": "1"}
-    small_glow(image_shape=(16, 16, 1), **small).save_to_preset(tmp_path / "two")
-    assert cli.run("restore", ["upscale", "--model=two", "--dataset=digits", "--examples=2"]) == 0
-    assert np.load("restored.npy").shape == (2, 2, 16, 16, 1)
-    (tmp_path / "grey").mkdir()
-    Image.fromarray(rng.integers(0, 256, (5, 9), np.uint8)).save("grey/odd.png")
-    assert cli.run("restore", ["upscale", "--model=two", "--dataset=folder:grey"]) == 0
-    assert Image.open("restored/odd.png").size == (18, 10)
-    assert "Images of 5×9 (1) keep their size; the model's is 16×16." in capsys.readouterr().out
+    sizes = {
+        "a.png": (10, 6, 3),
+        "in/b.jpg": (10, 6, 3),
+        "in/deep/c.bmp": (5, 9),
+        "in/deep/a.png": (10, 6, 3),
+    }
+    for name, size in sizes.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(60, 200, size, np.uint8)).save(tmp_path / name)
+    (tmp_path / "in/notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def enlarge(*arguments):
+    return cli.run("enlarge", ["--model=levels", *arguments])
+
+
+def files_below(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_command_makes_one_file_of_each_photograph_and_nothing_else(levels, photos, capsys, eager):
+    before = files_below(photos)
+    assert enlarge("in", "--factor=4", "a.png", "--output=large") == 0
+    expected = ["a.png", "b.png", "deep/a.png", "deep/c.png"]
+    assert files_below(photos / "large") == expected
+    assert files_below(photos) == sorted([*before, *(f"large/{name}" for name in expected)])
+    for name, given in (("a.png", "a.png"), ("deep/a.png", "in/deep/a.png")):
+        small = np.asarray(Image.open(photos / given))[None]
+        found = np.asarray(Image.open(photos / "large" / name))[None]
+        np.testing.assert_array_equal(found, upscale(levels, small, factor=4))
+    assert np.asarray(Image.open(photos / "large/deep/c.png")).shape == (20, 36, 3)
+    assert sorted(capsys.readouterr().out.splitlines()) == [f"large/{name}" for name in expected]
+
+
+def test_details_are_drawn_anew_from_each_seed(photos, eager):
+    for output, *flags in (("0",), ("1", "--seed=1"), ("2", "--seed=1")):
+        assert enlarge("a.png", "in/b.jpg", "--temperature=0.7", f"--output={output}", *flags) == 0
+    drawn = [(photos / output / "a.png").read_bytes() for output in "012"]
+    assert drawn[0] != drawn[1] == drawn[2]
+
+
+def test_photographs_of_one_name_are_all_written(photos, eager):
+    Image.open(photos / "a.png").save(photos / "a.jpg")
+    assert enlarge("a.png", "a.jpg", "in/deep/a.png", "--output=large") == 0
+    assert files_below(photos / "large") == ["a.jpg.png", "a.png.png", "a.png_2.png"]
+
+
+def test_nothing_is_made_where_photographs_are_bad_or_the_output_is_in_use(photos, capsys, monkeypatch):
+    monkeypatch.setattr(model_flags, "_opened", None)  # no time is spent before
+    (photos / "in/bad.png").write_bytes((photos / "a.png").read_bytes()[:60])
+    (photos / "empty").mkdir()
+    (photos / "thesis").mkdir()
+    (photos / "thesis/thesis.txt").write_text("mine")
+    before = files_below(photos)
+    for arguments, message in (
+        (("in", "absent.jpg"), "every photograph must be readable. Received: "),
+        (("in",), "in/bad.png: "),
+        (("absent.jpg",), "absent.jpg: "),
+        (("empty",), "a folder must have photographs. Received: 'empty'"),
+        ((), "enlarge needs photographs, files or folders of them. Received: none"),
+        (("in/deep", "--output=in/deep"), "output must be a folder of its own"),
+        (("in", "--output=in/deep/large"), "output must be a folder of its own"),
+        (("a.png", "--output=../" + photos.name), "output must be a folder of its own"),
+        (("in/deep/a.png", "--output=in/deep", "--overwrite"), "output must be a folder of its own"),
+        (("a.png", "--output=thesis"), "output must be new or empty; with --overwrite"),
+        (("a.png", "--output=a.png"), "output must be a folder with a name"),
+    ):
+        assert enlarge(*arguments) == 1
+        assert message in capsys.readouterr().err
+    assert files_below(photos) == before
+
+
+def test_files_are_replaced_only_if_that_is_asked_for(photos, capsys, eager):
+    assert enlarge("a.png", "--output=large") == 0
+    (photos / "large/mine.txt").write_text("mine")
+    first = (photos / "large/a.png").read_bytes()
+    assert enlarge("a.png", "--output=large", "--temperature=1") == 1
+    assert (photos / "large/a.png").read_bytes() == first
+    assert enlarge("a.png", "--output=large", "--temperature=1", "--overwrite") == 0
+    assert (photos / "large/a.png").read_bytes() != first
+    assert files_below(photos / "large") == ["a.png", "mine.txt"]
+
+
+def test_what_a_model_cannot_enlarge_is_refused_by_the_command(photos, capsys):
+    small_levels(image_shape=(8, 8, 1)).save_to_preset(photos / "grey")
+    for arguments, message in (
+        (("a.png", "--factor=3"), "factor must be a power of two"),
+        (("a.png", "--factor=8192"), "need must fit in"),
+        (("a.png", "--model=digits"), "upscale needs a model of levels"),
+        (("a.png", "--model=grey"), "the model is for grey photographs. Received: a.png, which has colours"),
+    ):
+        assert enlarge(*arguments) == 1
+        assert message in capsys.readouterr().err
+    assert not (photos / "enlarged").exists()

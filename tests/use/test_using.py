@@ -19,19 +19,15 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.use import (
     decode,
-    direction,
     draw,
     draw_checked,
-    edited,
     encode,
     evaluate,
-    interpolate,
     latents,
     levels,
     open_model,
     read_files,
     read_images,
-    without_finest,
 )
 from glow_tf.use.evaluation import Evaluation, by_class, mean_and_error
 from glow_tf.use.latents import seed_of
@@ -224,51 +220,10 @@ def test_images_whose_activations_are_clipped_are_counted(glow):
         assert bool(tf.reduce_max(tf.abs(exact)) > ActivationLimit.LIMIT) == reached
 
 
-def test_interpolation_ends_at_the_images_and_keeps_to_the_shell(glow, images):
-    eps = encode(glow, images[:4])
-    between = interpolate(eps[:2], eps[2:], 5)
-    np.testing.assert_array_equal(between[:, 0], eps[:2])
-    np.testing.assert_array_equal(between[:, -1], eps[2:])
-    lengths = np.linalg.norm(between, axis=2)
-    np.testing.assert_allclose(lengths, np.linspace(lengths[:, 0], lengths[:, -1], 5).T, rtol=1e-5)
-    with pytest.raises(ConfigError, match=r"two steps or more, the ends. Received: steps=1"):
-        interpolate(eps[:2], eps[2:], 1)
-    same = interpolate(eps[:1], eps[:1], 3)
-    np.testing.assert_allclose(same, np.repeat(eps[:1, None], 3, axis=1), rtol=1e-5)
-    for start, end in ((0 * eps, eps), (eps, 3 * eps), (eps, -eps), (0 * eps, 0 * eps)):
-        between = np.linalg.norm(interpolate(start, end, 5), axis=2)
-        ends = np.linalg.norm(start, axis=1), np.linalg.norm(end, axis=1)
-        evenly = np.linspace(*ends, 5).T
-        if start is eps and end[0, 0] == -eps[0, 0]:  # nothing says which way to turn: through the origin
-            evenly = evenly * [1, 0.5, 0, 0.5, 1]
-        np.testing.assert_allclose(between, evenly, rtol=1e-5, atol=1e-5)
-
-
 def test_levels_cover_all_latents_from_the_finest(glow):
     assert [level.stop - level.start for level in levels(glow)] == [32, 32]
     assert levels(glow)[0].start == 0
     assert levels(small_glow(num_blocks=1, parts="1")) == [slice(0, 64)]
-
-
-def test_replaced_latents_leave_the_coarser_ones(glow, images):
-    eps = encode(glow, images[:3])
-    for count in range(3):
-        replaced = without_finest(glow, eps, count)
-        assert (replaced[:, : 32 * count] == 0).all()
-        np.testing.assert_array_equal(replaced[:, 32 * count :], eps[:, 32 * count :])
-    drawn = without_finest(glow, eps, 1, temperature=2.0, seed=1)[:, :32]
-    assert drawn.std() == pytest.approx(2.0, rel=0.3)
-
-
-def test_the_direction_between_classes_moves_one_mean_to_the_other(glow, images):
-    away, towards = images[:20], images[20:40]
-    along = direction(glow, away, towards)
-    eps = encode(glow, away)
-    moved = edited(eps, along, [0, 1])
-    np.testing.assert_array_equal(moved[:, 0], eps)
-    np.testing.assert_allclose(moved[:, 1].mean(0), encode(glow, towards).mean(0), atol=1e-4)
-    with pytest.raises(ConfigError, match=r"images of both sets\. Received: 0 and 20 images"):
-        direction(glow, images[:0], towards)
 
 
 def test_latents_of_another_size_are_refused(glow):
@@ -319,14 +274,9 @@ def test_all_images_of_a_folder_without_a_split_are_used_whatever_their_size(tmp
     assert used.images.shape == (5, 8, 8, 3)
     assert used.names[0] == "cats/0.png"
     assert used.class_names == ("cats", "dogs")
-    assert len(used.of_class("dogs")) == 2
-    with pytest.raises(ConfigError, match=r"cats, dogs\. Received: 'cows'"):
-        used.of_class("cows")
+    assert used.labels.tolist() == [0, 0, 0, 1, 1]
     write_images(tmp_path, 1, (9, 9))
-    with pytest.raises(
-        ConfigError, match=r"none\. .* No classes: 1 images are in no class folder, such as 0.p"
-    ):
-        read_images((8, 8, 3), f"folder:{tmp_path}").of_class("dogs")
+    assert read_images((8, 8, 3), f"folder:{tmp_path}").labels is None
 
 
 def test_the_test_folder_is_used_where_there_is_one(tmp_path):
@@ -407,17 +357,6 @@ def test_a_thousand_images_come_back_through_files_and_new_processes(tmp_path):
     found = np.stack([np.asarray(Image.open(path)) for path in pictures])[..., np.newaxis]
     np.testing.assert_array_equal(found, digits // 8 * 8)
     np.testing.assert_array_equal(np.load(tmp_path / "decoded" / "images.npy"), found)
-
-
-def test_latents_as_encode_returns_them_are_taken_and_others_are_named(rng):
-    glow = small_glow(flow_steps=1, parts="1")
-    eps = glow.encode(rng.integers(0, 17, (2, 8, 8, 1), np.uint8) * np.uint8(8))
-    np.testing.assert_array_equal(interpolate(eps[:1], eps[1:], 3)[0, -1], eps[1])
-    assert (without_finest(glow, eps, 1) != eps).numpy().any()
-    with pytest.raises(ConfigError, match=r"latents must be \[N, D\] twice"):
-        interpolate(eps[0], eps[1], 3)
-    with pytest.raises(ConfigError, match=r"count must be 0 or more levels\. Received: count=-1"):
-        without_finest(glow, eps, -1)
 
 
 def test_a_list_of_images_is_an_array_of_them(small_images):

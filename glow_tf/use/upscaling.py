@@ -16,7 +16,7 @@ from glow_tf.model.compiled_model import check_finite, require_pictures
 from glow_tf.model.conditions import check_given
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.model.glow import Glow
-from glow_tf.use.latents import batch_of, checked_latents, decode, encode, in_batches, seed_of, without_finest
+from glow_tf.use.latents import batch_of, checked_latents, decode, in_batches, seed_of
 from glow_tf.use.sized import check_needed
 
 
@@ -31,19 +31,17 @@ def upscale(
     """Enlarges images [N, h, w, C] to [N, factor·h, factor·w, C], uint8 both.
 
     A model of levels draws the details given the image, p(details | image). Levels are convolutions, so
-    their images may have any size. A Glow has no such density: it encodes the enlarged image (bicubic) and
-    draws the finest latents anew; the images have half the model's size.
-    Each 2×2 square of the result has the mean of the pixel that it stands for, but for rounding, which is to
-    the model's `n_bits`, and where that would leave the range.
+    their images may have any size. Each square of the result has the mean of the pixel that it stands for,
+    but for rounding, which is to the model's `n_bits`, and where that would leave the range.
 
     Args:
-      glow: a model of levels, or a Glow of two blocks or more.
-      small: [N, h, w, C]; of a Glow [N, H/2, W/2, C].
+      glow: a model of levels.
+      small: [N, h, w, C].
       temperature: of the latents that are drawn; 0 is their mode.
       seed: of the latents that are drawn.
       condition: what the model is given with each image, an array [N, …] or a dictionary of them.
-      factor: 2 or, of levels, any power of two. Which part makes which details says
-        `Architecture.serving`: at other sizes than the model's it is the finest part.
+      factor: a power of two, from 2. Which part makes which details says `Architecture.serving`: at other
+        sizes than the model's it is the finest part.
 
     Raises:
       ConfigError: images have another type or shape, the factor cannot be, or the data are no pictures.
@@ -53,12 +51,7 @@ def upscale(
     check_given(glow, condition, len(small))
     check_factor(glow, factor)
     _check_small(glow, small)
-    if glow.config.design.images_between_parts:
-        return _with_details(glow, small, temperature, seed, condition, int(math.log2(factor)))
-    height, width, _ = glow.image_shape
-    large = tf.clip_by_value(tf.round(tf.image.resize(small, [height, width], "bicubic")), 0, 255)
-    eps = encode(glow, tf.cast(large, tf.uint8).numpy(), condition)
-    return with_means(decode(glow, without_finest(glow, eps, 1, temperature, seed), condition), small)
+    return _with_details(glow, small, temperature, seed, condition, int(math.log2(factor)))
 
 
 def previews(glow: Glow, eps: np.ndarray, condition: Condition = None) -> Iterator[np.ndarray]:
@@ -77,10 +70,7 @@ def previews(glow: Glow, eps: np.ndarray, condition: Condition = None) -> Iterat
     """
     require_pictures("previews", glow)
     check_given(glow, condition, len(eps))
-    if not glow.config.design.images_between_parts:
-        raise ConfigError(
-            f"previews need a model of levels. Received: architecture={glow.config.architecture!r}"
-        )
+    _require_levels("previews", glow)
     return _previews(glow, checked_latents(glow, eps), condition)
 
 
@@ -121,28 +111,25 @@ def repeated(images: np.ndarray, factor: int = 2) -> np.ndarray:
 
 def check_factor(glow: Glow, factor: int) -> None:
     """Raises ConfigError unless a model can make images so many times as large."""
-    blocks, levels = glow.config.num_blocks, glow.config.design.images_between_parts
-    if not levels and (factor != 2 or blocks < 2):
-        raise ConfigError(
-            "upscale needs a model of levels, or factor=2 and a Glow of two blocks or more. "
-            f"Received: {factor=}, a Glow of num_blocks={blocks}"
-        )
-    if levels and (factor < 2 or factor & (factor - 1) or factor > 2**MOST_BLOCKS):
+    _require_levels("upscale", glow)
+    if factor < 2 or factor & (factor - 1) or factor > 2**MOST_BLOCKS:
         raise ConfigError(f"factor must be a power of two, 2 or more. Received: {factor=}")
+
+
+def _require_levels(what: str, glow: Glow) -> None:
+    if not glow.config.design.images_between_parts:
+        raise ConfigError(
+            f"{what} needs a model of levels. Received: architecture={glow.config.architecture!r}"
+        )
 
 
 def _check_small(glow: Glow, small: np.ndarray) -> None:
     """Raises ConfigError unless a model can enlarge images of this type and shape."""
-    height, width, channels = glow.image_shape
+    channels = glow.image_shape[-1]
     if small.ndim != 4 or small.shape[-1] != channels or small.dtype != np.uint8 or 0 in small.shape[1:]:
         raise ConfigError(
             f"upscale needs images, uint8 (N, height, width, {channels}). "
             f"Received: {small.dtype.name} of shape {small.shape}"
-        )
-    if not glow.config.design.images_between_parts and small.shape[1:3] != (height // 2, width // 2):
-        raise ConfigError(
-            f"upscale by this Glow needs images of {height // 2}×{width // 2}×{channels}. "
-            f"Received: images of shape {small.shape}"
         )
 
 

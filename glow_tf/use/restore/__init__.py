@@ -1,1 +1,0 @@
-"""Images enlarged, without noise, and with holes filled."""
