@@ -24,9 +24,9 @@ from glow_tf.use import (
     encode,
     evaluate,
     export,
-    inpaint,
     open_model,
     read_images,
+    upscale,
 )
 from glow_tf.use.models import ENDPOINTS
 
@@ -165,8 +165,8 @@ def test_what_is_for_pictures_says_so(glow):
     x = made(100, *SHAPE)
     with pytest.raises(ConfigError, match=r"pictures.*Received: a model of float32 with 2 channels"):
         NoveltyDetector(glow).fit(x)
-    with pytest.raises(ConfigError, match=r"inpaint is for pictures"):
-        inpaint(glow, x, np.eye(4, dtype=bool))
+    with pytest.raises(ConfigError, match=r"upscale is for pictures"):
+        upscale(glow, x)
 
 
 def assert_same_density(model, glow, x):
