@@ -22,36 +22,8 @@ from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.config import GAUSSIANS
 
 
-class Density(KeepsArguments, Bijector):
-    """A density of a tensor, written as the bijector that whitens it by `moments`.
-
-    A subclass defines `moments`, and creates what it learns in `build`.
-    """
-
-    elementwise = True
-
-    def moments(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns mean and log-deviation: [C], [B, 1, 1, C] or [B, H, W, C], to whiten x."""
-        raise NotImplementedError
-
-    def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """Returns log p(h), given a condition if there is one, in nats, [B], for h [B, H, W, C]."""
-        eps, log_det = self.forward_and_log_det(h, condition)
-        return standard_normal_log_prob(eps) + log_det
-
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.ensure_built(x)
-        mean, log_deviation = self.moments(x, *self.read(condition))
-        return (x - mean) * tf.exp(-log_deviation), -_log_det(x, log_deviation)
-
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.require_built()
-        mean, log_deviation = self.moments(y, *self.read(condition))
-        return y * tf.exp(log_deviation) + mean, _log_det(y, log_deviation)
-
-
 @keras.saving.register_keras_serializable(package="glow_tf")
-class GaussianPrior(Density):
+class GaussianPrior(KeepsArguments, Bijector):
     """A Gaussian density of a tensor, written as the bijector that whitens the tensor.
 
     Forward:   eps = (h − mean_c) / deviation_c      log_det = −H·W·Σ_c log deviation_c
@@ -71,6 +43,8 @@ class GaussianPrior(Density):
       ValueError: kind is unknown.
     """
 
+    elementwise = True
+
     def __init__(self, kind: str = "standard", condition_channels: int = 0, bounded: bool = False, **kwargs):
         super().__init__(**kwargs)
         if kind not in GAUSSIANS:
@@ -89,19 +63,27 @@ class GaussianPrior(Density):
             self.network.build((*input_shape[:-1], self.condition_channels))
         self.built = True
 
+    def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        """Returns log p(h), given a condition if there is one, in nats, [B], for h [B, H, W, C]."""
+        eps, log_det = self.forward_and_log_det(h, condition)
+        return standard_normal_log_prob(eps) + log_det
+
     def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        if self.kind != "standard":
-            return super().forward_and_log_det(x, condition)
         self.ensure_built(x)
-        return x, no_log_det(x)
+        if self.kind == "standard":
+            return x, no_log_det(x)
+        mean, log_deviation = self.moments(x, *self.read(condition))
+        return (x - mean) * tf.exp(-log_deviation), -_log_det(x, log_deviation)
 
     def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        if self.kind != "standard":
-            return super().inverse_and_log_det(y, condition)
         self.require_built()
-        return y, no_log_det(y)
+        if self.kind == "standard":
+            return y, no_log_det(y)
+        mean, log_deviation = self.moments(y, *self.read(condition))
+        return y * tf.exp(log_deviation) + mean, _log_det(y, log_deviation)
 
     def moments(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns mean and log-deviation: [C], [B, 1, 1, C] or [B, H, W, C], to whiten x."""
         mean, raw = self.mean.value, self.raw_log_deviation.value
         if self.condition_channels:
             given = self.network.call(brought_to(condition, x, self.condition_channels))
