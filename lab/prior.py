@@ -20,7 +20,7 @@ from absl import flags
 
 import glow_tf
 from glow_tf.commands import cli
-from glow_tf.use import open_model
+from glow_tf.use import load
 
 SIDE = 8
 
@@ -40,7 +40,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Writes the preset, and prints the bits/dim of the test squares."""
-    run = open_model(pathlib.Path(values.workdir))
+    run = load(pathlib.Path(values.workdir))
     prior = of_two_parts(run)
     images = np.load(values.test)
     about = {"data": "squares of photographs and drawings at six scales", "seed": run.config.seed}

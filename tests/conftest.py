@@ -58,23 +58,20 @@ def presets_loaded_once(monkeypatch):
     """Commands that run in this process share the presets of the package."""
     from small import preset_once
 
-    from glow_tf import presets
+    from glow_tf import presets, use
     from glow_tf.run.files.saved import load as load_glow
-    from glow_tf.use import models
 
     def load(path):
         return preset_once(str(path)) if str(path) in presets.names() else load_glow(path)
 
-    monkeypatch.setattr(models, "load_glow", load)
+    monkeypatch.setattr(use, "load", load, raising=False)
 
 
 @pytest.fixture(scope="session")
 def exported_once(tmp_path_factory):
     """A model and its export, for tests that only read it."""
     from helpers import export_traced
-    from small import only_endpoints, small_glow
-
-    from glow_tf.use.models import ENDPOINTS
+    from small import ENDPOINTS, only_endpoints, small_glow
 
     folder = tmp_path_factory.mktemp("exported") / "export"
     glow = small_glow(flow_steps=1, num_blocks=1, parts="1")

@@ -34,6 +34,9 @@ gen_resource_variable_ops.var_handle_op = functools.partial(
 
 ROOT = pathlib.Path(__file__).parent.parent
 
+# What a SavedModel answers to.
+ENDPOINTS = ("sample_checked", "encode", "decode", "log_prob", "bits_per_dim", "serving_default")
+
 # Tracing makes many objects, and Python searches them all for circles again and again: a sixth of the time.
 gc.collect()
 gc.freeze()

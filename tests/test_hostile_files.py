@@ -214,6 +214,6 @@ def test_cuts_whose_balance_takes_long_are_refused():
 
 @pytest.mark.parametrize("path", ["a" * 5000, "a" * 300 + ".keras"], ids=len)
 def test_a_path_that_is_too_long_is_told_in_a_sentence(path):
-    for load in (glow_tf.load, glow_tf.load_trainer, glow_tf.use.open_model, glow_tf.Glow.from_preset):
+    for load in (glow_tf.load, glow_tf.load_trainer, glow_tf.use.load, glow_tf.Glow.from_preset):
         with pytest.raises(ConfigError, match=r"names of at most 255 bytes.*Received"):
             load(path)

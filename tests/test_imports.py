@@ -237,7 +237,7 @@ def test_an_editable_install_is_a_path_which_type_checkers_follow():
 
 
 def test_type_checkers_read_that_models_take_arrays():
-    from glow_tf.model.compiled_model import TrainedModel
+    from glow_tf.model.compiled_model import CompiledModel
 
-    for method in (TrainedModel.log_prob, TrainedModel.encode, TrainedModel.score):
+    for method in (CompiledModel.log_prob, CompiledModel.encode, CompiledModel.score):
         assert np.ndarray in typing.get_args(typing.get_type_hints(method)["images"])

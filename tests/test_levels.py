@@ -23,7 +23,6 @@ from glow_tf.layout.schedule import Phase, end_to_end, epoch_costs, one_part, si
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.run.callbacks import bits_of_levels
 from glow_tf.training.one_level import OneLevel
-from glow_tf.use.exports.operations import check_operations
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +220,6 @@ def test_files_and_exports_hold_levels(images, tmp_path):
     glow.save_to_preset(tmp_path / "preset")
     with only_endpoints("bits_per_dim", "encode", "decode"):
         export(glow, tmp_path / "export")
-    check_operations(tmp_path / "export")
     with eagerly():
         expected = glow.bits_per_dim(images)
         for again in (load(tmp_path / "glow.keras"), Glow.from_preset(tmp_path / "preset")):

@@ -13,7 +13,7 @@ import glow_tf
 from glow_tf import ConfigError
 from glow_tf.commands.run_flags import config_of
 from glow_tf.run import lifecycle
-from glow_tf.use import open_model
+from glow_tf.use import load
 
 pytestmark = pytest.mark.long
 
@@ -85,4 +85,4 @@ def test_what_only_release_0_5_reads_is_refused_with_a_sentence(old, old_export,
             deed()
     monkeypatch.setattr(tf.saved_model, "load", lambda path: old_export)  # as the test before has it
     with pytest.raises(ConfigError, match=r"those of release 0\.4 and before .* export the model again"):
-        open_model(old / "finished" / "export")
+        load(old / "finished" / "export")

@@ -17,13 +17,13 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.core.memory import check_memory
 
 if TYPE_CHECKING:
-    from glow_tf.use import TrainedModel
+    from glow_tf.model.glow import Glow
 
 HOW = "FILE.npy with an array [N, …], an image, a folder of images, or label:K,… or label:all for classes"
 CLASSES = "label:"
 
 
-def condition_of(values: flags.FlagValues, model: TrainedModel) -> Any:
+def condition_of(values: flags.FlagValues, model: Glow) -> Any:
     """Reads what --condition names, in the shapes of the model: arrays [N, …]; None for a model without one.
 
     ConfigError if it is missing, cannot be read, or does not fit the model.
@@ -50,7 +50,7 @@ def condition_of(values: flags.FlagValues, model: TrainedModel) -> Any:
     return fitted_condition(model, of_names(named), f"condition={str(path)!r}")
 
 
-def _of_classes(written: str, model: TrainedModel) -> np.ndarray:
+def _of_classes(written: str, model: Glow) -> np.ndarray:
     """Returns a vector, with a 1 in its place, for each class in a comma-separated list, or for all."""
     shape = model.condition_shapes.get("", ())
     most = shape[0] if len(shape) == 1 else 0

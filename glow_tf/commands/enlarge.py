@@ -30,7 +30,7 @@ NAMED = 10  # files that a message names, at most
 
 
 def define(values: flags.FlagValues) -> None:
-    model_flags.define_glow(values, output="enlarged", model="photographs")
+    model_flags.define_model(values, output="enlarged", model="photographs")
     model_flags.define_seed(values)
     parsing.define(
         values,
@@ -51,7 +51,7 @@ def main(values: flags.FlagValues, paths: Sequence[str]) -> None:
     from glow_tf.use.sized import check_needed
     from glow_tf.use.upscaling import check_factor
 
-    glow = model_flags.glow_of(values)
+    glow = model_flags.model_of(values)
     check_factor(glow, factor)
     for (*size, channels), own in sizes.items():
         check_needed(glow, [factor * side for side in size], own[0], "take a smaller factor")

@@ -7,11 +7,9 @@
 With one draw and a run's seed, the mean over its test images is the run's test_bpd (--split=test, where the
 run held out every tenth image of a folder). With several draws a tighter bound is printed as well: the
 importance-weighted one. Mostly tighter is --noise=variational: noise lies where the model's density is high,
-and what this choice costs is counted. It takes nine times as long. --output is a JSON file with all of it. An
-exported model gives its bits as a whole, and draws other noise from the same seed: it does not tell where the
-bits are, and its mean differs a little. With --image_size=0 images keep their sizes, which may differ; every
-image counts alike in the mean. Where an image is less likely than under a uniform density, a mean follows in
-which no image needs more bits than that.
+and what this choice costs is counted. It takes nine times as long. --output is a JSON file with all of it.
+With --image_size=0 images keep their sizes, which may differ; every image counts alike in the mean. Where an
+image is less likely than under a uniform density, a mean follows in which no image needs more bits than that.
 """
 
 import math
@@ -50,19 +48,10 @@ def main(values: flags.FlagValues) -> None:
     for own, used in size_flags.models_and_images(values, glow, gradient=values.noise != "uniform"):
         found.append(evaluate(own, used.images, draws, values.seed, used.condition, values.noise))
         groups.append(used)
-    report = _report(joined(found), groups, values.noise, _bits_of_values(glow))
+    report = _report(joined(found), groups, values.noise, glow.config.bits)
     print("\n".join(_lines(report)))
     if path:
         model_flags.write(path, json_text(report).encode())
-
-
-def _bits_of_values(glow: Any) -> int | None:
-    """Returns the bits that a value has: those that a model keeps, or those of an exported model's data."""
-    from glow_tf.model.glow import Glow
-
-    if isinstance(glow, Glow):
-        return glow.config.bits
-    return {"uint8": 8, "uint16": 16}.get(glow.data_dtype)
 
 
 def _report(found: Any, groups: Sequence[Any], noise: str, bits: int | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
@@ -17,7 +17,7 @@ from glow_tf.core.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from glow_tf.model.glow import Glow
-    from glow_tf.use import TrainedModel, UsedImages
+    from glow_tf.use import UsedImages
 
 
 MOST = 1_000_000  # images, steps or draws that a flag may ask for
@@ -39,16 +39,9 @@ WHITE = (
 )
 
 
-def define_model(values: flags.FlagValues, output: str) -> None:
+def define_model(values: flags.FlagValues, output: str, model: str = "") -> None:
     """Defines --model and --output, for a command that uses `model_of`."""
-    define_glow(values, output, ", or an exported SavedModel")
-    about = "Load a SavedModel of other operations than an export has. It is a program: know its source."
-    parsing.define(values, allow_unknown_ops=(False, about))
-
-
-def define_glow(values: flags.FlagValues, output: str, others: str = "", model: str = "") -> None:
-    """Defines --model and --output, for a command that uses `glow_of`; see `define_model`."""
-    kept = f"A preset by name, folder or address, the workdir of a run, a .keras file{others}."
+    kept = "A preset by name, folder or address, the workdir of a run, or a .keras file."
     parsing.define(values, model=(model, kept), output=(output, "Where the result is written."))
 
 
@@ -70,27 +63,16 @@ def define_images(values: flags.FlagValues) -> None:
     parsing.define(values, condition=("", f"{about}{CONDITIONS}"))
 
 
-def model_of(values: flags.FlagValues) -> TrainedModel:
-    return _opened(values.model, values.allow_unknown_ops)
+def model_of(values: flags.FlagValues) -> Glow:
+    """Loads the model that --model names."""
+    from glow_tf.use import load
+
+    if not values.model:
+        raise ConfigError("model must name a preset, a workdir or a .keras file. Received: model=''")
+    return load(values.model)
 
 
-def glow_of(values: flags.FlagValues) -> Glow:
-    """Loads the model that --model names; ConfigError if it is an exported one."""
-    if pathlib.Path(values.model, "saved_model.pb").exists():
-        raise ConfigError(
-            "this command needs a preset, the workdir of a run or a .keras file: a SavedModel does not tell "
-            f"what happens inside the flow. Received: model={values.model!r}"
-        )
-    return _opened(values.model)
-
-
-def _opened(model: str, allow_unknown_ops: bool = False) -> Any:
-    from glow_tf.use import open_model
-
-    return open_model(model, allow_unknown_ops)
-
-
-def images_of(values: flags.FlagValues, model: TrainedModel) -> UsedImages:
+def images_of(values: flags.FlagValues, model: Glow) -> UsedImages:
     """Reads the images that the flags name, and what is given with them; prints how they were read.
 
     They have the model's shape.
@@ -101,7 +83,7 @@ def images_of(values: flags.FlagValues, model: TrainedModel) -> UsedImages:
     return _announced(values, model, [found])[0]
 
 
-def images_by_size(values: flags.FlagValues, model: TrainedModel) -> list[UsedImages]:
+def images_by_size(values: flags.FlagValues, model: Glow) -> list[UsedImages]:
     """Reads images as `images_of` does, but at their own sizes; see `read_images_by_size`."""
     from glow_tf.use.images import read_images_by_size
 
@@ -109,7 +91,7 @@ def images_by_size(values: flags.FlagValues, model: TrainedModel) -> list[UsedIm
     return _announced(values, model, found)
 
 
-def _which_images(values: flags.FlagValues, model: TrainedModel) -> tuple[str, str, str, int, str, str]:
+def _which_images(values: flags.FlagValues, model: Glow) -> tuple[str, str, str, int, str, str]:
     """Returns the arguments of `read_images` after the first."""
     check_condition(values, model, CONDITIONS)
     if values.examples < 0:
@@ -118,7 +100,7 @@ def _which_images(values: flags.FlagValues, model: TrainedModel) -> tuple[str, s
     return (*of_data, model.data_dtype, values.condition)
 
 
-def _announced(values: flags.FlagValues, model: TrainedModel, groups: list[UsedImages]) -> list[UsedImages]:
+def _announced(values: flags.FlagValues, model: Glow, groups: list[UsedImages]) -> list[UsedImages]:
     """Prints how images were read; returns them with what the model is given."""
     for note in dict.fromkeys(note for found in groups for note in found.notes):
         print(printable(note))
@@ -131,7 +113,7 @@ def _announced(values: flags.FlagValues, model: TrainedModel, groups: list[UsedI
     return [dataclasses.replace(found, condition=found.condition_for(model)) for found in groups]
 
 
-def check_condition(values: flags.FlagValues, model: TrainedModel, how: str) -> None:
+def check_condition(values: flags.FlagValues, model: Glow, how: str) -> None:
     """Raises ConfigError, which says how to give it, unless --condition is there if the model needs it."""
     shapes = model.condition_shapes
     if shapes and not values.condition:
@@ -253,7 +235,7 @@ def white_of(values: flags.FlagValues) -> int:
 
 def _top(values: flags.FlagValues) -> int:
     """Returns the highest level of the model's data as far as it is known; ConfigError if a preset lies."""
-    from glow_tf.use.models import about
+    from glow_tf.presets import about
 
     top = about(values.model).get("top", 255)
     if not isinstance(top, int) or not 1 <= top <= 255:

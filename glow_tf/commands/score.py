@@ -66,7 +66,7 @@ show();
 
 
 def define(values: flags.FlagValues) -> None:
-    model_flags.define_glow(values, output="scores", model=PRIOR)
+    model_flags.define_model(values, output="scores", model=PRIOR)
     model_flags.define_seed(values)
     model_flags.define_images(values)
     size_flags.define(values)
@@ -111,7 +111,7 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
     if network is not None and not values.model:
         prior, used = None, _images_for(values, network)
     else:
-        prior, used = size_flags.model_and_images(values, model_flags.glow_of(values))
+        prior, used = size_flags.model_and_images(values, model_flags.model_of(values))
     if prior is not None and trained_on(values, used.images):
         print(TRAINED_ON)
     smallest = 1 / (1 + len(used.images))
@@ -159,9 +159,9 @@ def trained_on(values: flags.FlagValues, images: np.ndarray) -> bool:
     They are known by the place from which they come, or by the checksum of all of them.
     """
     from glow_tf.data.image_files import images_below
+    from glow_tf.presets import about
     from glow_tf.run.files.checksums import has_training_images
     from glow_tf.run.files.flags_file import read_settings
-    from glow_tf.use.models import about
 
     trained = read_settings(pathlib.Path(values.model)).get("dataset")
     trained = trained or str(about(values.model).get("data", "")).split(",")[0]

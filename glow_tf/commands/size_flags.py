@@ -12,7 +12,8 @@ from glow_tf.config import MOST_SIDE
 from glow_tf.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from glow_tf.use import TrainedModel, UsedImages
+    from glow_tf.model.glow import Glow
+    from glow_tf.use import UsedImages
 
 
 def define(values: flags.FlagValues, reads_images: bool = True) -> None:
@@ -27,7 +28,7 @@ def size_of(values: flags.FlagValues) -> tuple[int, int] | None:
 
     Where the flag is empty, it is the `image_size` of the card of a preset that has one.
     """
-    from glow_tf.use.models import about
+    from glow_tf.presets import about
 
     text = values.image_size or str(about(values.model).get("image_size", ""))
     if not text:
@@ -43,7 +44,7 @@ def size_of(values: flags.FlagValues) -> tuple[int, int] | None:
     return height, width
 
 
-def sized_model(values: flags.FlagValues, model: TrainedModel, gradient: bool = False) -> TrainedModel:
+def sized_model(values: flags.FlagValues, model: Glow, gradient: bool = False) -> Glow:
     """Returns the model for images of the size that --image_size says; 0 is the model's own.
 
     ConfigError as in `check_fits`.
@@ -55,8 +56,8 @@ def sized_model(values: flags.FlagValues, model: TrainedModel, gradient: bool = 
 
 
 def models_and_images(
-    values: flags.FlagValues, model: TrainedModel, gradient: bool = False
-) -> Iterator[tuple[TrainedModel, UsedImages]]:
+    values: flags.FlagValues, model: Glow, gradient: bool = False
+) -> Iterator[tuple[Glow, UsedImages]]:
     """Reads images as `images_of` does, at the size that --image_size says: each size with a model for it.
 
     ConfigError also as in `check_fits`.
@@ -74,7 +75,7 @@ def models_and_images(
         yield fitted(model, used.images.shape[1:3]), used
 
 
-def model_and_images(values: flags.FlagValues, model: TrainedModel) -> tuple[TrainedModel, UsedImages]:
+def model_and_images(values: flags.FlagValues, model: Glow) -> tuple[Glow, UsedImages]:
     """As `models_and_images`; ConfigError unless the images have one size."""
     found = models_and_images(values, model)
     first = next(found)

@@ -1,10 +1,9 @@
-"""What users call of a model, wherever it is kept; and a Keras model, each function compiled once."""
+"""What users call of a model: each function, checked and compiled once."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ Integer = tf.Tensor | int
 Number = tf.Tensor | float
 
 
-class TrainedModel:
-    """Scores, codes and draws images; a `Glow`, or an `ExportedModel`.
+class CompiledModel(Flow):
+    """A flow that scores, codes and draws images in batches of any size; each function is compiled once.
 
     Attributes:
       image_shape: (H, W, C).
@@ -40,14 +39,19 @@ class TrainedModel:
     or a dictionary of them, of the shapes that its settings say. Others take none.
     """
 
-    image_shape: tuple[int, int, int]
-    data_dtype: str
-    compute_dtype: str
-    condition_shapes: dict[str, tuple[int, ...]]
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._endpoints = Endpoints(self).with_signatures()
+        self._compiled = {
+            # A partial for each model: of one method TensorFlow counts all traces, and warns of many.
+            name: tf.function(functools.partial(function), input_signature=signature, autograph=False)
+            for name, (function, signature) in self._endpoints.items()
+        }
 
-    def _endpoint(self, name: str) -> Callable[..., Any]:
-        """Returns a function for tensors; see `glow_tf.export` for what each one is."""
-        raise NotImplementedError
+    @property
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of what the model is given, by name; see `ModelConfig.condition_shapes`."""
+        return self.config.condition_shapes
 
     def _call(self, name: str, condition: Condition = None, **arguments: Any) -> Any:
         """Calls an endpoint; the arguments are in its order, and `images` are checked before."""
@@ -64,16 +68,12 @@ class TrainedModel:
         if num is not None:
             check_memory(int(num) * self.dimensions * FLOAT_BYTES, f"{num} images at once", "draw fewer")
         try:
-            return self._endpoint(name)(*arguments.values(), *given)
+            return self._compiled[name](*arguments.values(), *given)
         except tf.errors.ResourceExhaustedError as error:
             raise ConfigError(
                 "so many images at once take more memory than there is; take fewer, or the functions of "
                 f"glow_tf.use, which work in batches. Received: {in_one_line(error.message)}"
             ) from None
-
-    def checked_condition(self, condition: Condition) -> Condition:
-        """Returns what the model is given as tensors of its dtype; ConfigError unless it fits the model."""
-        raise NotImplementedError
 
     @property
     def dimensions(self) -> int:
@@ -149,8 +149,30 @@ class TrainedModel:
         """Checks images and converts them to a tensor [B, H, W, C]; see `checked_images`."""
         return checked_images(images, self.image_shape, self.data_dtype)
 
+    def call(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        """Computes `log_prob` with seed 0 when the model is called: uint8 [B, H, W, C] → [B], nats."""
+        return Endpoints(self).log_prob(images, 0, condition)
 
-def require_pictures(what: str, model: TrainedModel) -> None:
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.loss:
+            raise ConfigError(
+                "glow_tf.PartsTrainer(glow) trains and evaluates a Glow, by its bits per dimension; fit and "
+                "evaluate of the Glow itself need a loss of its log-probabilities. Received: loss=None"
+            )
+        return super().compute_loss(*args, **kwargs)
+
+    def sample_dequantized(
+        self, num: Integer, temperature: Number = 1.0, seed: Integer = 0, condition: Condition = None
+    ) -> tf.Tensor:
+        """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
+        return self._call("sample_dequantized", condition, num=num, temperature=temperature, seed=seed)
+
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Returns the functions that users call, by name: each uncompiled function with its signature."""
+        return dict(self._endpoints)
+
+
+def require_pictures(what: str, model: CompiledModel) -> None:
     """Raises ConfigError unless the data of a model are pictures, of 8 bits and one channel or three."""
     channels = model.image_shape[-1]
     if model.data_dtype != "uint8" or channels not in (1, 3):
@@ -185,46 +207,3 @@ def _check_argument(name: str, value: Any, spec: tf.TensorSpec) -> None:
         )
     if not spec.dtype.is_integer:
         check_finite(name, value, 0 if name == "temperature" else -math.inf)
-
-
-class CompiledModel(Flow, TrainedModel):
-    """A flow whose functions are compiled, for batches of any size."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._endpoints = Endpoints(self).with_signatures()
-        self._compiled = {
-            # A partial for each model: of one method TensorFlow counts all traces, and warns of many.
-            name: tf.function(functools.partial(function), input_signature=signature, autograph=False)
-            for name, (function, signature) in self._endpoints.items()
-        }
-
-    @property
-    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of what the model is given, by name; see `ModelConfig.condition_shapes`."""
-        return self.config.condition_shapes
-
-    def call(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        """Computes `log_prob` with seed 0 when the model is called: uint8 [B, H, W, C] → [B], nats."""
-        return Endpoints(self).log_prob(images, 0, condition)
-
-    def _endpoint(self, name: str) -> Callable[..., Any]:
-        return self._compiled[name]
-
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.loss:
-            raise ConfigError(
-                "glow_tf.PartsTrainer(glow) trains and evaluates a Glow, by its bits per dimension; fit and "
-                "evaluate of the Glow itself need a loss of its log-probabilities. Received: loss=None"
-            )
-        return super().compute_loss(*args, **kwargs)
-
-    def sample_dequantized(
-        self, num: Integer, temperature: Number = 1.0, seed: Integer = 0, condition: Condition = None
-    ) -> tf.Tensor:
-        """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
-        return self._call("sample_dequantized", condition, num=num, temperature=temperature, seed=seed)
-
-    def endpoints(self) -> dict[str, Endpoint]:
-        """Returns the functions that users call, by name: each uncompiled function with its signature."""
-        return dict(self._endpoints)

@@ -39,7 +39,7 @@ class ActivationLimit:
 
 
 class Endpoints:
-    """The functions of a model, uncompiled; `TrainedModel`'s methods of the same names describe them.
+    """The functions of a model, uncompiled; `Glow`'s methods of the same names describe them.
 
     A model that is given something takes it as the last argument of every function, `condition`. Images are
     described as uint8; they have the type of the model's data.

@@ -3,6 +3,7 @@
 from glow_tf.presets.files import CATALOGUE as CATALOGUE
 from glow_tf.presets.files import OWN as OWN
 from glow_tf.presets.files import WEIGHTS as WEIGHTS
+from glow_tf.presets.files import about as about
 from glow_tf.presets.files import find as find
 from glow_tf.presets.files import model_of_settings as model_of_settings
 from glow_tf.presets.files import names as names

@@ -129,6 +129,11 @@ def model_of_settings(path: pathlib.Path, settings: Any) -> ModelConfig:
         raise ConfigError(f"{path}: {error}") from None
 
 
+def about(model: str | os.PathLike) -> Mapping[str, Any]:
+    """Returns what a preset says about itself; empty for models that are kept otherwise."""
+    return read_about(find(model)) if refers_to_preset(model) else {}
+
+
 def read_about(folder: pathlib.Path) -> dict[str, Any]:
     """Returns what a preset says about itself: the data, the command, the seed, the score; see `write`."""
     return _read(folder)["about"]

@@ -6,7 +6,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "loading": ["load", "load_trainer"],
-        "models": ["ExportedModel", "TrainedModel", "open_model"],
         "exports.saved_model": ["export"],
         "exports.portable": ["export_onnx"],
         "images": ["UsedImages", "read_files", "read_images"],

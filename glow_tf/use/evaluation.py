@@ -22,8 +22,7 @@ from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.model.conditions import check_given, in_arrays
 from glow_tf.model.glow import Glow
 from glow_tf.model.parts import Part
-from glow_tf.use.latents import batch_of, in_batches, seed_of
-from glow_tf.use.models import TrainedModel
+from glow_tf.use.latents import batch_of, seed_of
 from glow_tf.use.variational_noise import variational_noise
 
 BATCH = 256  # of sides up to 32; see `batch_of`
@@ -105,7 +104,7 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def evaluate(
-    glow: TrainedModel,
+    glow: Glow,
     images: np.ndarray,
     draws: int = 1,
     seed: int = 0,
@@ -124,18 +123,13 @@ def evaluate(
       draws: noise draws per image, from 1; real data have no noise, and need one.
       seed: of the noise; see `seed_of`.
       condition: what the model is given with each image, an array [N, …] or a dictionary of them.
-      noise: `uniform` or `variational`; an exported model, and real data, know `uniform` alone.
+      noise: `uniform` or `variational`; real data know `uniform` alone.
 
     Raises:
       ConfigError: images have another type or shape, or there are none; condition or noise do not fit.
     """
     check_evaluation(glow, draws, noise, len(images))
     check_given(glow, condition, len(images))
-    if not isinstance(glow, Glow):
-        size, none = batch_of(images.shape[1:], BATCH), np.empty(0)
-        functions = [functools.partial(glow.log_prob, seed=seed_of(seed, k)) for k in range(draws)]
-        found = [in_batches(own, images, "Evaluating", none, condition, size) for own in functions]
-        return Evaluation(bits_per_dim(-np.stack(found), glow.image_shape), {}, {}, glow.dimensions)
     glow.checked(images)
     of_parts = enumerate(zip(glow.parts, part_layouts(glow.config), strict=True), start=1)
     pieces = [(block, k) for k, own in of_parts for block in dict.fromkeys(_blocks(*own))]  # both from 1
@@ -151,13 +145,12 @@ def evaluate(
     return Evaluation(of_draws.sum(axis=1), terms, parts if len(parts) > 1 else {}, glow.dimensions)
 
 
-def check_evaluation(glow: TrainedModel, draws: int, noise: str, count: int = 1) -> None:
+def check_evaluation(glow: Glow, draws: int, noise: str, count: int = 1) -> None:
     """Raises ConfigError unless a model can be evaluated so, on so many images."""
     if glow.data_dtype == "float32" and (draws > 1 or noise != "uniform"):
         raise ConfigError(f"draws are of noise, and real data have none. Received: {draws=}, {noise=}")
-    if noise not in NOISES or (noise != "uniform" and not isinstance(glow, Glow)):
-        expected = " or ".join(NOISES) if isinstance(glow, Glow) else "uniform for an exported model"
-        raise ConfigError(f"noise must be {expected}. Received: {noise=}")
+    if noise not in NOISES:
+        raise ConfigError(f"noise must be {' or '.join(NOISES)}. Received: {noise=}")
     if draws < 1 or not count:
         raise ConfigError(
             f"evaluate needs one image and one draw or more. Received: {count} images, {draws=}"

@@ -15,7 +15,7 @@ from glow_tf.data.folder import read_pictures
 from glow_tf.data.loading import load_split
 from glow_tf.data.sources import DIGITS_SIDE
 from glow_tf.model.conditions import by_name, of_names
-from glow_tf.use.models import TrainedModel
+from glow_tf.model.glow import Glow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class UsedImages:
     notes: tuple[str, ...]
     condition: np.ndarray | None = None
 
-    def condition_for(self, model: TrainedModel) -> np.ndarray | None:
+    def condition_for(self, model: Glow) -> np.ndarray | None:
         """Returns what a model is given with each image; see `fitted_condition`."""
         return fitted_condition(model, self.condition, "a data set")
 
@@ -177,7 +177,7 @@ def _in_shape(images: np.ndarray, image_shape: tuple[int, int, int], dataset: st
     )
 
 
-def fitted_condition(model: TrainedModel, condition: Any, source: str) -> Any:
+def fitted_condition(model: Glow, condition: Any, source: str) -> Any:
     """Returns a condition, [N, …] or a dictionary of them, in a model's shapes; None if it is given none.
 
     One channel fills three. ConfigError if it does not fit; the message names its source.

@@ -13,7 +13,6 @@ from glow_tf.core.progress import with_progress
 from glow_tf.model.compiled_model import check_finite
 from glow_tf.model.conditions import check_given, in_arrays, some_of
 from glow_tf.model.glow import Glow
-from glow_tf.use.models import TrainedModel
 
 BATCH = 250  # images that a model takes at a time, of sides up to 32
 PIXELS = 2**18  # at most, of all images of a batch; but a batch has one image at least
@@ -59,7 +58,7 @@ def in_batches(
     return np.concatenate([empty, *results])
 
 
-def encode(model: TrainedModel, images: np.ndarray, condition: Condition = None) -> np.ndarray:
+def encode(model: Glow, images: np.ndarray, condition: Condition = None) -> np.ndarray:
     """Returns the whitened latents of images at the middle of their bins: uint8 [N, H, W, C] → [N, D].
 
     `condition` is what the model is given with each image, an array [N, …] or a dictionary of them.
@@ -72,7 +71,7 @@ def encode(model: TrainedModel, images: np.ndarray, condition: Condition = None)
     return in_batches(model.encode, images, "Encoding", empty, condition)
 
 
-def decode(model: TrainedModel, eps: np.ndarray, condition: Condition = None) -> np.ndarray:
+def decode(model: Glow, eps: np.ndarray, condition: Condition = None) -> np.ndarray:
     """Returns the images of whitened latents: [N, D] → uint8 [N, H, W, C]; `condition` as in `encode`.
 
     ConfigError if D is not the model's, or the condition does not fit the model.
@@ -83,7 +82,7 @@ def decode(model: TrainedModel, eps: np.ndarray, condition: Condition = None) ->
     return in_batches(model.decode, checked_latents(model, eps), "Decoding", empty, condition, size)
 
 
-def checked_latents(model: TrainedModel, eps: Any) -> np.ndarray:
+def checked_latents(model: Glow, eps: Any) -> np.ndarray:
     """Returns latents in the model's dtype; ConfigError unless they have the shape [N, D] of the model's."""
     eps = np.asarray(eps).astype(model.compute_dtype, copy=False)
     if eps.ndim != 2 or eps.shape[1] != model.dimensions:
@@ -102,7 +101,7 @@ class Drawn(NamedTuple):
 
 
 def draw(
-    model: TrainedModel,
+    model: Glow,
     num: int,
     temperature: float,
     seed: int,
@@ -113,7 +112,7 @@ def draw(
 
 
 def draw_checked(
-    model: TrainedModel,
+    model: Glow,
     num: int,
     temperature: float,
     seed: int,

@@ -7,14 +7,13 @@ from glow_tf.config import check_divisible
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.memory import check_memory
 from glow_tf.model.glow import Glow
-from glow_tf.use.models import TrainedModel
 
 # Of memory: per pixel and channel of the networks, for a gradient also per flow step (measured: 5); and
 # per pixel where tiles hold the networks (measured: 90).
 BYTES, BYTES_BESIDE = 8, 100
 
 
-def fitted(model: TrainedModel, size: Sequence[int], gradient: bool = False) -> TrainedModel:
+def fitted(model: Glow, size: Sequence[int], gradient: bool = False) -> Glow:
     """Returns a model for images of a size (H, W): the model itself at its own size, otherwise `resized`.
 
     ConfigError as in `check_fits`.
@@ -24,7 +23,7 @@ def fitted(model: TrainedModel, size: Sequence[int], gradient: bool = False) -> 
     return model if same else model.resized((*size, model.image_shape[-1]))
 
 
-def check_fits(model: TrainedModel, size: Sequence[int], name: str, gradient: bool = False) -> None:
+def check_fits(model: Glow, size: Sequence[int], name: str, gradient: bool = False) -> None:
     """Raises ConfigError, naming an image, unless a model can take images of a size, and memory suffices.
 
     With `gradient` that of the image must fit into memory, too.
@@ -32,11 +31,6 @@ def check_fits(model: TrainedModel, size: Sequence[int], name: str, gradient: bo
     if (size := tuple(size)) == tuple(model.image_shape[:2]):
         return
     shape, own = ("×".join(map(str, sides)) for sides in (size, model.image_shape[:2]))
-    if not isinstance(model, Glow):
-        raise ConfigError(
-            "a SavedModel keeps the size of its images: export the model for that size, with --image_size. "
-            f"Received: {name} of {shape} for {own}"
-        )
     if model.condition_shapes:
         raise ConfigError(
             f"a model that is given something with each image takes images of {own} alone: resize the others "

@@ -19,7 +19,7 @@ from absl import flags
 from glow_tf import DataConfig, data
 from glow_tf.commands import cli
 from glow_tf.config.choices import NOISES
-from glow_tf.use import evaluate, open_model
+from glow_tf.use import evaluate, load
 from glow_tf.use.evaluation import mean_and_error
 from lab.benchmarks.rows import added_to, measured
 
@@ -44,7 +44,7 @@ def main(given: flags.FlagValues) -> None:
     done = measured(given.csv, ABOUT)
     with added_to(given.csv, COLUMNS) as add:
         for place in given.models:
-            name, model = "/".join(pathlib.Path(place).parts[-2:]), open_model(place)
+            name, model = "/".join(pathlib.Path(place).parts[-2:]), load(place)
             for noise in NOISES:
                 if (name, noise, str(len(images))) in done:
                     continue

@@ -20,7 +20,7 @@ from absl import flags
 from glow_tf.commands import cli, model_flags
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
-from glow_tf.use import draw_checked, export_onnx, open_model, read_images
+from glow_tf.use import draw_checked, export_onnx, load, read_images
 from glow_tf.use.exports.saved_model import export
 from lab.benchmarks.rows import added_to
 
@@ -53,9 +53,7 @@ def main(given: flags.FlagValues) -> None:
         raise ConfigError(f"formats must be some of {', '.join(FORMATS)}. Received: {sorted(unknown)}")
     for name in ("examples", "samples"):
         model_flags.count_of(given, name)
-    glow = open_model(given.model)
-    if not isinstance(glow, Glow):
-        raise ConfigError(f"model must not be an export, which this makes. Received: model={given.model!r}")
+    glow = load(given.model)
     images = read_images(glow.image_shape, given.dataset, given.data_dir, given.split, given.examples).images
     with added_to(given.csv, COLUMNS) as add:
         for check, count, found in _checks(given, glow, images):

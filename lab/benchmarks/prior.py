@@ -28,7 +28,7 @@ from PIL import Image
 from glow_tf import DataConfig, data
 from glow_tf.commands import cli
 from glow_tf.run import suited
-from glow_tf.use import evaluate, open_model
+from glow_tf.use import evaluate, load
 from glow_tf.use.evaluation import mean_and_error
 from glow_tf.use.sized import fitted
 from lab.benchmarks.rows import added_to, measured
@@ -103,7 +103,7 @@ def _run(
         )
         taken = round(_cpu_seconds() - before, 1)
         summary = json.loads((workdir / "summary.json").read_text())
-        model = open_model(str(workdir))
+        model = load(str(workdir))
         bits, error = mean_and_error(evaluate(model, test).per_image)
         if kept:
             pathlib.Path(kept).parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def _run(
 
 def _untouched(test: np.ndarray) -> str:
     """Returns what a set's prior needs for its test images, as it comes."""
-    prior = fitted(open_model(suited.PRESETS[test.shape[-1]]), test.shape[1:3])
+    prior = fitted(load(suited.PRESETS[test.shape[-1]]), test.shape[1:3])
     return f"{evaluate(prior, test).per_image.mean():.6f}"
 
 

@@ -22,7 +22,7 @@ from absl import flags
 from PIL import Image, ImageOps
 
 from glow_tf.commands import cli
-from glow_tf.use import open_model
+from glow_tf.use import load
 from glow_tf.use.evaluation import mean_and_error
 from glow_tf.use.sized import fitted
 from lab.benchmarks.rows import added_to
@@ -43,7 +43,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Measures, prints and writes."""
-    glow = open_model(given.model)
+    glow = load(given.model)
     kinds = _pictures(pathlib.Path(given.pictures), given.examples)
     with added_to(given.csv, COLUMNS) as add:
         for height, width in SIZES:

@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import cli
-from glow_tf.use import evaluate, open_model
+from glow_tf.use import evaluate, load
 from glow_tf.use.sized import fitted
 from lab.benchmarks.rows import added_to
 
@@ -35,7 +35,7 @@ def main(given: flags.FlagValues) -> None:
     """Measures, prints and writes."""
     with added_to(given.csv, COLUMNS) as add:
         for name in given.models:
-            model = fitted(open_model(name), (SIDE, SIDE))
+            model = fitted(load(name), (SIDE, SIDE))
             channels, rng = model.image_shape[-1], np.random.default_rng(1)
             images = {f"random {k}": _random(channels, rng) for k in range(given.random)}
             images = images or dict(_images(channels))

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from glow_tf.commands import cli
 from glow_tf.run.pictures import enlarged
-from glow_tf.use import open_model, read_images, upscale
+from glow_tf.use import load, read_images, upscale
 from glow_tf.use.evaluation import mean_and_error
 from glow_tf.use.upscaling import reduced, repeated, with_means
 from lab.benchmarks.rows import added_to
@@ -42,7 +42,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Measures, prints and writes."""
-    glow = open_model(given.model)
+    glow = load(given.model)
     if given.pictures:
         truth = _photographs(pathlib.Path(given.pictures), given.examples)
     else:

@@ -12,7 +12,7 @@ from glow_tf import ConfigError, Glow, PartsTrainer, data, phases
 from glow_tf.config import DataConfig, TrainConfig
 from glow_tf.run.files.checkpoints import Checkpoints
 from glow_tf.training.optim.optimizers import FusedAdamax, make_optimizers
-from glow_tf.use import evaluate, open_model
+from glow_tf.use import evaluate
 
 DECAY = 0.5
 
@@ -167,8 +167,9 @@ def test_a_resumed_run_ends_with_the_same_averages(run, tmp_path):
     for name in ("test_bpd", "local_bpd_1"):
         assert [row[name] for row in rows_of(tmp_path)] == [row[name] for row in rows_of(whole)]
     # A run that only has its end left to write exports the averages, too.
-    scores = open_model(whole / "export").score(np.zeros((1, 8, 8, 1), np.uint8))["log_prob"].numpy()
+    images = np.zeros((1, 8, 8, 1), np.uint8)
+    scores = tf.saved_model.load(whole / "export").log_prob(images, 0).numpy()
     (whole / "summary.json").unlink()
     train(config(whole, finetune_epochs=1, rate_schedule="constant", **settings))
-    again = open_model(whole / "export").score(np.zeros((1, 8, 8, 1), np.uint8))["log_prob"].numpy()
+    again = tf.saved_model.load(whole / "export").log_prob(images, 0).numpy()
     np.testing.assert_array_equal(scores, again)

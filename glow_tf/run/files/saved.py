@@ -37,7 +37,10 @@ def load(path: str | pathlib.Path, which: str = "") -> Glow:
     name, path = path, pathlib.Path(path)
     is_preset = presets.refers_to_preset(name)
     if not (is_preset or path.exists()):
-        raise FileNotFoundError(f"There is no such file or folder. Received: path={str(path)!r}")
+        raise FileNotFoundError(
+            f"There is no such file or folder, and no such preset ({', '.join(presets.names())}). "
+            f"Received: path={str(path)!r}"
+        )
     if is_preset:
         return Glow.from_preset(name)
     if path.suffix == ".keras":

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import pathlib
-import warnings
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from glow_tf.bijectors.pieces import number_of_streams
 from glow_tf.core.durable_files import check_can_be_read_again, check_place, replaced_folder
-from glow_tf.core.errors import ConfigError, reason_of
+from glow_tf.core.errors import reason_of
 from glow_tf.model.endpoints import Endpoint
 from glow_tf.model.glow import Glow
 from glow_tf.run.files.workdir import SAVED_MODEL
-from glow_tf.use.exports.operations import check_operations
 
 NOT_EXPORTED = "sample_dequantized"  # `sample` before its values are rounded down
 
@@ -44,8 +42,6 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     Raises:
       ConfigError: the path has a sign that TensorFlow cannot read.
       OSError: the folder cannot be written, or holds something else than a SavedModel. It is kept then.
-
-    Warns if a network of one's own has operations that the commands refuse without `--allow_unknown_ops`.
     """
     path = pathlib.Path(path)
     check_target(path)
@@ -56,10 +52,6 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
         if name != NOT_EXPORTED
     }
     write(_Exported(glow, functions), functions, path)
-    try:
-        check_operations(path)
-    except ConfigError as error:  # of a network or bijector of one's own
-        warnings.warn(f"it is exported, but the commands refuse it. {error}", stacklevel=2)
 
 
 def check_target(path: pathlib.Path) -> None:

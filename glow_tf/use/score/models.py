@@ -16,8 +16,8 @@ from glow_tf.model.compiled_model import require_pictures
 from glow_tf.model.conditions import check_given, some_of
 from glow_tf.model.density_model import checked_images
 from glow_tf.model.glow import Glow
+from glow_tf.run.files.saved import load
 from glow_tf.use.latents import batch_of
-from glow_tf.use.models import open_model
 from glow_tf.use.score.features import Features
 from glow_tf.use.score.places import place_maps
 from glow_tf.use.score.rule import compared
@@ -44,11 +44,11 @@ class Models:
         self.image_shape = images.shape[1:]
         self.data_dtype = "uint8" if images.dtype == np.uint8 else "float32"
         if prior is not None:
-            glow = open_model(prior) if isinstance(prior, str | os.PathLike) else prior
+            glow = load(prior) if isinstance(prior, str | os.PathLike) else prior
             if not isinstance(glow, Glow):
                 raise ConfigError(
-                    "prior must be a Glow, a preset, a run's workdir or a .keras file: a SavedModel cannot "
-                    f"be tuned. Received: prior={prior!r}"
+                    "prior must be a Glow, or a preset, a run's workdir or a .keras file. "
+                    f"Received: prior={prior!r}"
                 )
             require_pictures("NoveltyDetector", glow)
             self.prior = fitted(glow, images.shape[1:3])
