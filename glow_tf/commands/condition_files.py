@@ -101,8 +101,8 @@ def arrays_of(path: pathlib.Path) -> Any:
 
 
 def _images(folder: pathlib.Path, paths: Sequence[pathlib.Path], received: str) -> np.ndarray:
-    from glow_tf.data.array_files import type_of_inputs
     from glow_tf.data.folder import read_pictures
+    from glow_tf.data.pictures import type_of_inputs
 
     try:
         config = DataConfig(f"{FOLDER}{folder}", dtype=type_of_inputs(paths))

@@ -69,8 +69,8 @@ def main(values: flags.FlagValues, paths: Sequence[str]) -> None:
 
 def _named(paths: Sequence[str]) -> dict[str, str]:
     """Returns the files that are enlarged, and below which name each is written, without its suffix."""
-    from glow_tf.data.array_files import SUFFIX
     from glow_tf.data.image_files import images_below
+    from glow_tf.data.pictures import SUFFIX
 
     found: dict[str, str] = {}
     for path in map(pathlib.Path, paths):

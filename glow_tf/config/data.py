@@ -74,7 +74,7 @@ class DataConfig:
     condition: str = setting(
         "",
         "What the model is given with each image. Of a folder: input (images in PATH/target/, the file of "
-        "the same name in PATH/input/ is given), label (its class) or attributes:FILE (CSV or JSON: numbers "
+        "the same name in PATH/input/ is given), label (its class) or attributes:FILE (CSV: numbers "
         "by file name); of digits: label; of a TFDS data set: a feature by its name. Empty: nothing.",
     )
     dtype: str = "uint8"

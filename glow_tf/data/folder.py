@@ -12,13 +12,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from glow_tf.config import DataConfig
+from glow_tf.core.cores import in_parallel, usual_threads
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.progress import with_progress
 from glow_tf.data import arrays
-from glow_tf.data.array_files import SUFFIX, read_array
 from glow_tf.data.arrays import DataSet, Examples
 from glow_tf.data.image_files import NO_CLASSES, Files, find_files
-from glow_tf.data.parallel import in_parallel, usual_threads
 from glow_tf.data.pictures import Picture, read_picture
 
 DARK = 2**14  # levels of 16 bits below it: such as those of cameras of 10 or 12 bits
@@ -73,7 +72,7 @@ def read_pictures(
 
     pictures = Pictures(config, count, any_size)
     arrays.check_memory_of_resized(count, usual_threads(), config)
-    read = functools.partial(_read, size=config.image_size, dtype=config.dtype)
+    read = functools.partial(read_picture, size=config.image_size, dtype=config.dtype)
     reading = in_parallel(read, paths)
     with warnings.catch_warnings(), contextlib.closing(reading):
         warnings.filterwarnings("ignore", module="PIL")  # what matters to the user is in the notes
@@ -83,11 +82,6 @@ def read_pictures(
 
 
 # Pixels
-
-
-def _read(path: pathlib.Path, size: int, dtype: str) -> Picture:
-    read = read_array if path.suffix.lower() == SUFFIX else read_picture
-    return read(path, size, dtype)
 
 
 class Pictures:

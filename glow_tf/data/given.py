@@ -5,22 +5,19 @@ from __future__ import annotations
 import csv
 import dataclasses
 import fractions
-import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from glow_tf.config import ATTRIBUTES, FOLDER, INPUT, LABEL, TARGET, DataConfig, attributes_of, folder_of
+from glow_tf.core.cores import in_parallel
 from glow_tf.core.errors import ConfigError
-from glow_tf.core.text_files import parse_json, read_text
-from glow_tf.data.array_files import SUFFIX, size_of_array, type_of_inputs
+from glow_tf.core.text_files import read_text
 from glow_tf.data.arrays import DataSet, Factors, check_memory_for, scaled_side
 from glow_tf.data.folder import NAMED, read_folder, read_pictures, why_no_classes
 from glow_tf.data.image_files import images_below
-from glow_tf.data.parallel import in_parallel
-from glow_tf.data.pictures import read_size
+from glow_tf.data.pictures import read_size, type_of_inputs
 
 FLOAT_BYTES = 4
 
@@ -133,10 +130,7 @@ def _size_of_inputs(config: DataConfig, pairs: Sequence[tuple[pathlib.Path, path
     if not size or not pairs:
         return 0
 
-    def size_of(path: pathlib.Path) -> tuple[int, int] | None:
-        return size_of_array(path) if path.suffix.lower() == SUFFIX else read_size(path)
-
-    targets, inputs = (list(in_parallel(size_of, paths)) for paths in zip(*pairs, strict=True))
+    targets, inputs = (list(in_parallel(read_size, paths)) for paths in zip(*pairs, strict=True))
     if all(own in (None, (size, size)) for own in targets):  # None: it cannot be read
         return 0
     factors: dict[Factors, str] = {}
@@ -153,7 +147,7 @@ def _size_of_inputs(config: DataConfig, pairs: Sequence[tuple[pathlib.Path, path
 def _with_attributes(config: DataConfig, table: pathlib.Path, split: str, most: int) -> DataSet:
     received = f"Received: condition={config.condition!r}"
     if not table.is_file():
-        raise ConfigError(f"{ATTRIBUTES}FILE needs a CSV or JSON file. {received}, which is no file")
+        raise ConfigError(f"{ATTRIBUTES}FILE needs a CSV file. {received}, which is no file")
     rows = _read_table(table, received)
     root = folder_of(config.dataset)
     known = {path.relative_to(root).as_posix() for path in images_below(root)}
@@ -175,8 +169,7 @@ def _with_attributes(config: DataConfig, table: pathlib.Path, split: str, most: 
 def _read_table(path: pathlib.Path, received: str) -> dict[str, list[float]]:
     """Returns the numbers of each name; ConfigError unless each has as many, one or more, all finite."""
     try:
-        text = read_text(path)
-        rows = _of_json(text) if path.suffix.lower() == ".json" else _of_csv(text)
+        rows = _of_csv(read_text(path))
     except (ValueError, csv.Error) as error:
         raise ConfigError(f"a table of attributes cannot be read: {error}. {received}") from None
     counts = {len(numbers) for numbers in rows.values()}
@@ -198,50 +191,19 @@ def _of_csv(text: str) -> dict[str, list[float]]:
     lines = [line for line in csv.reader(text.splitlines()) if line]
     if lines and not all(map(_is_number, lines[0][1:])):
         lines = lines[1:]
-    return _collected((name, numbers) for name, *numbers in lines)
-
-
-def _of_json(text: str) -> dict[str, list[float]]:
-    """Reads numbers by name, or numbers by attribute by name; the attributes are sorted."""
-    content = parse_json(text, object_pairs_hook=_without_repeats)
-    if not isinstance(content, Mapping):
-        raise ValueError("it must be an object: lists of numbers, or numbers by attribute, by file name")
-    rows, attributes = [], None
-    for name, own in content.items():
-        if isinstance(own, Mapping):
-            attributes = sorted(own) if attributes is None else attributes
-            if sorted(own) != attributes:
-                raise ValueError(f"{name!r} must have the attributes {attributes}, as others have")
-            own = [own[attribute] for attribute in attributes]
-        elif not isinstance(own, list) or attributes is not None:
-            raise ValueError(f"{name!r} must have a list of numbers, or numbers by attribute, as others have")
-        rows.append((name, own))
-    return _collected(rows)
-
-
-def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
-    return found
-
-
-def _collected(rows: Iterable[tuple[str, Sequence[Any]]]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
-    for name, numbers in rows:
+    for name, *numbers in lines:
         if name in found:
             raise ValueError(f"{name!r} has two rows")
         if not all(map(_is_number, numbers)):
-            raise ValueError(f"{name!r} has what is no number: {json.dumps(list(numbers))[:100]}")
+            raise ValueError(f"{name!r} has what is no number: {str(numbers)[:100]}")
         found[name] = [float(number) for number in numbers]
     return found
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(text: str) -> bool:
     try:
-        float(value)
-    except (TypeError, ValueError, OverflowError):
+        float(text)
+    except ValueError:
         return False
-    # Python also reads 1_0, and the digits of other scripts.
-    return not isinstance(value, bool) and str(value).isascii() and "_" not in str(value)
+    return text.isascii() and "_" not in text  # Python also reads 1_0, and the digits of other scripts

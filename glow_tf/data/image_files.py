@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from glow_tf.config import DataConfig, attributes_of, folder_of
 from glow_tf.core.errors import ConfigError
-from glow_tf.data.array_files import SUFFIX
+from glow_tf.data.pictures import SUFFIX
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", SUFFIX)
 NO_CLASSES = "No classes"

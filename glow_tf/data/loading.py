@@ -9,7 +9,6 @@ import numpy as np
 from glow_tf.config import DIGITS, DataConfig, file_of, folder_of
 from glow_tf.core.errors import ConfigError
 from glow_tf.data import sources
-from glow_tf.data.array_files import read_file
 from glow_tf.data.arrays import (
     MADE_BY,
     DataSet,
@@ -27,7 +26,7 @@ SPLITS = ("train", "test", "all", "")
 
 
 def load(config: DataConfig) -> ImageData:
-    """Reads a data set; every image is decoded once, into memory; see `array_files.read_file`.
+    """Reads a data set; every image is decoded once, into memory; see `sources.read_file`.
 
     Raises:
       ConfigError: the data set does not exist, is empty, has images of several sizes, has too few images, or
@@ -97,7 +96,7 @@ def _read(config: DataConfig, split: str, most: int = 0, any_size: bool = False)
     if folder_of(config.dataset):
         return read_folder_and_condition(config, split, most, any_size)
     if file_of(config.dataset):
-        return read_file(config)
+        return sources.read_file(config)
     if config.dataset != DIGITS:
         return sources.from_tfds(config, split)
     if config.dtype != "uint8":

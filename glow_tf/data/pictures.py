@@ -1,4 +1,4 @@
-"""One image file → pixels."""
+"""One image file, or array in a .npy file → pixels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,12 @@ from glow_tf.data.arrays import resize, why_of_another_type
 
 if TYPE_CHECKING:
     from PIL import Image
+
+SUFFIX = ".npy"
+
+# NumPy parses the header of a file by Python's parser, which fails now and then where several threads use it
+# at once ("AST constructor recursion depth mismatch" in Python 3.11): a sound file would be left out.
+_HEADERS = threading.Lock()
 
 # A large picture is decoded or reduced to 1/2, 1/4, … of its size if this many times the wanted side remain.
 DRAFT_OVERSAMPLING = 4
@@ -38,13 +46,16 @@ class Picture:
 
 
 def read_picture(path: pathlib.Path, size: int, dtype: str = "uint8") -> Picture:
-    """Reads the first frame of an image file, upright; Pillow's own limits hold.
+    """Reads the first frame of an image file, upright, or an array [H, W] or [H, W, C] of a .npy file.
 
     Its largest centred square is resized to the side `size`, unless that is 0. Other than as `uint8`, pixels
     are read as they are, or not at all: grey ones of 16 bits as `uint16`, and those of a TIFF of floats as
-    `float32`.
+    `float32`. An array has numbers of this type, and any number of channels. Pillow's own limits hold.
     """
     from PIL import Image
+
+    if path.suffix.lower() == SUFFIX:
+        return _read_array(path, size, dtype)
 
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -62,12 +73,23 @@ def read_picture(path: pathlib.Path, size: int, dtype: str = "uint8") -> Picture
     return dataclasses.replace(picture, side=side)
 
 
+def _read_array(path: pathlib.Path, size: int, dtype: str) -> Picture:
+    try:
+        array = opened_array(path, (2, 3), dtype)
+    except ValueError as error:
+        return Picture(np.empty(0, np.uint8), problem=str(error))
+    array = array[..., np.newaxis] if array.ndim == 2 else array
+    return Picture(np.asarray(resize(np.array(array, dtype), size)), min(array.shape[:2]))
+
+
 def read_size(path: pathlib.Path) -> tuple[int, int] | None:
-    """Returns the height and width of the picture in a file, upright; None if it cannot be read."""
+    """Returns the height and width of what `read_picture` reads of a file; None if it cannot be read."""
     from PIL import Image
     from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH
 
     try:
+        if path.suffix.lower() == SUFFIX:
+            return opened_array(path, (2, 3)).shape[:2]
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             # Some releases of PIL tell the size of a TIFF's pixels, others the upright one.
@@ -77,6 +99,34 @@ def read_size(path: pathlib.Path) -> tuple[int, int] | None:
     except Exception:  # as in `read_picture`, which says what is wrong
         return None
     return (width, height) if lies else (height, width)
+
+
+def type_of_inputs(paths: Iterable[pathlib.Path]) -> str:
+    """Returns `uint8`, or `float32` where the first .npy file among images has other numbers than bytes."""
+    for path in paths:
+        if path.suffix.lower() == SUFFIX:
+            with contextlib.suppress(ValueError):  # as in `read_picture`, which says what is wrong
+                return "uint8" if opened_array(path, (2, 3)).dtype == np.uint8 else "float32"
+    return "uint8"
+
+
+def opened_array(path: pathlib.Path, ranks: tuple[int, int], dtype: str = "") -> np.ndarray:
+    """Opens an array, of any type unless one is given, without reading it; ValueError says what is wrong."""
+    try:
+        # Mapped, so that a short file cannot claim gigabytes; without pickle, which could run code.
+        with _HEADERS:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy's reader raises almost any at damaged files
+        raise ValueError(f"it is not an array of numbers ({' '.join(str(error).split())[:100]})") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError("it is an archive of arrays")
+    if not array.size:
+        raise ValueError(f"it is empty, of shape {array.shape}")
+    if array.ndim not in ranks:
+        raise ValueError(f"its shape is {array.shape}, and it must have {ranks[0]} or {ranks[1]} dimensions")
+    if dtype and (why := why_of_another_type(array.dtype, dtype)):
+        raise ValueError(why)
+    return array
 
 
 def _decode(image: Image.Image, size: int, dtype: str) -> Picture:

@@ -1,24 +1,27 @@
-"""Data sets that others prepared: scikit-learn's digits, and TFDS. Images are uint8 [N, H, W, C]."""
+"""Data sets that are ready: scikit-learn's digits, one .npy file, and TFDS."""
 
 from __future__ import annotations
 
+import dataclasses
+import fractions
 import math
 import pathlib
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.config import DIGITS, DataConfig
+from glow_tf.config import DIGITS, DataConfig, file_of
+from glow_tf.core.cores import usual_threads
 from glow_tf.core.errors import ConfigError, in_one_line
+from glow_tf.core.memory import fits
 from glow_tf.data import arrays
 from glow_tf.data.arrays import DataSet, Examples
-from glow_tf.data.features import reader_of, with_condition
 from glow_tf.data.named import refusal
-from glow_tf.data.parallel import usual_threads
+from glow_tf.data.pictures import opened_array
 
 BATCH = 1000  # images that TensorFlow decodes before Python takes them over
 BATCH_PIXELS = 2**26  # of all of these, which may be large
@@ -45,6 +48,30 @@ def digits(image_size: int = 0, condition: str = "") -> DataSet:
     given = np.eye(len(class_names), dtype=np.float32)[bunch.target] if condition else None
     examples = Examples(images, labels=bunch.target.astype(np.int64), condition=given)[order]
     return DataSet(examples[DIGITS_TEST_EXAMPLES:], examples[:DIGITS_TEST_EXAMPLES], class_names)
+
+
+def read_file(config: DataConfig) -> DataSet:
+    """Reads the data set that is one file: an array [N, H, W, C], or [N, H, W].
+
+    One that does not fit into memory, of the run's type and size, is mapped from the file. ConfigError if
+    there is no such file or array, another does not fit into memory, or real data are not finite.
+    """
+    path, received = file_of(config.dataset), f"Received: dataset={config.dataset!r}"
+    try:
+        array = opened_array(path, (3, 4), config.dtype)
+    except ValueError as error:
+        raise ConfigError(f"dataset=file:PATH.npy cannot be read: {error}. {received}") from None
+    array = array[..., np.newaxis] if array.ndim == 3 else array
+    size = config.image_size
+    shape = (*array.shape[:1], *((size, size) if size else array.shape[1:3]), array.shape[-1])
+    stays = (array.shape, array.dtype) == (shape, config.dtype) and not fits(array.nbytes)
+    images = array if stays else arrays.new_array(shape, config.dtype, config)
+    for place, example in enumerate(array):
+        if not stays:
+            images[place] = arrays.resize(np.array(example, config.dtype), size)
+        if images.dtype.kind == "f" and not np.isfinite(images[place]).all():
+            raise ConfigError(f"real data must be finite. {received} with NaN or infinity in example {place}")
+    return DataSet(Examples(images))
 
 
 def from_tfds(config: DataConfig, split: str = "all") -> DataSet:
@@ -115,7 +142,7 @@ def _tfds_builder(config: DataConfig) -> Any:
 def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) -> Examples:
     examples = builder.as_dataset(split=split, shuffle_files=False)
     count = len(examples)
-    condition_of = reader_of(builder, config, examples.element_spec) if config.condition else None
+    condition_of = _reader_of(builder, config, examples.element_spec) if config.condition else None
 
     def members(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         image = arrays.resize(example["image"], config.image_size)
@@ -143,4 +170,66 @@ def _read_split(builder: Any, split: str, config: DataConfig, labelled: bool) ->
         ) from None
     labels = np.concatenate([own["labels"] for own in others]) if labelled and others else None
     found, conditions = Examples(stacked, labels=labels), [own["condition"] for own in others if condition_of]
-    return with_condition(found, conditions, config) if conditions else found
+    return _with_condition(found, conditions, config) if conditions else found
+
+
+# What images are given: another feature
+
+
+def _reader_of(
+    builder: Any, config: DataConfig, spec: Mapping[str, Any]
+) -> Callable[[Mapping[str, tf.Tensor]], tf.Tensor]:
+    """Returns what reads the feature `config.condition` of an example: a map [h, w, c] or a vector [d].
+
+    An image or another map is a map; a number and a vector are a vector; a class is one, too, one-hot.
+    ConfigError if there is no such feature, it is something else, or its size cannot follow that of images.
+    """
+    name, received = config.condition, f"Received: condition={config.condition!r}, dataset={config.dataset!r}"
+    features, own = builder.info.features, spec.get(config.condition)
+    rank = own.shape.rank if isinstance(own, tf.TensorSpec) else None
+    classes = getattr(features[name], "num_classes", None) if name in features else None
+    is_number = rank is not None and (own.dtype.is_floating or own.dtype.is_integer or own.dtype.is_bool)
+    if not is_number or rank not in (0, 1, 3):
+        raise ConfigError(
+            "condition must be a feature of the data set that is a map, a vector, a number or a class. "
+            f"{received} with features {sorted(features)}"
+        )
+    if classes and rank == 0:
+        # A label that is not known becomes no number, which `_with_condition` refuses.
+        return lambda example: tf.where(example[name] < 0, np.nan, tf.one_hot(example[name], classes))
+    if rank < 3:
+        return lambda example: tf.reshape(tf.cast(example[name], tf.float32), [-1])
+    config.check_augment()
+    side = _side(config, spec["image"].shape, own.shape)
+
+    def read_map(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        found = example[name] if own.dtype == tf.uint8 else tf.cast(example[name], tf.float32)
+        return arrays.resize(found, side)
+
+    return read_map
+
+
+def _side(config: DataConfig, image: tf.TensorShape, given: tf.TensorShape) -> int:
+    """Returns the side to which maps are resized, by the factor of the images; 0: they stay as they are."""
+    size, known = config.image_size, image.is_fully_defined() and given.is_fully_defined()
+    if not size or image[:2] == (size, size):
+        return 0
+    factors = [tuple(map(fractions.Fraction, given[:2].as_list(), image[:2].as_list()))] if known else []
+    return arrays.scaled_side(size, factors, f"images of {image} and maps of {given} as {config.condition!r}")
+
+
+def _with_condition(examples: Examples, batches: Sequence[np.ndarray], config: DataConfig) -> Examples:
+    """Returns examples with what is given with each.
+
+    ConfigError if it is not of one size, not finite, a label that is missing, or too large.
+    """
+    shapes = {batch.shape[1:] for batch in batches}
+    received = f"Received: condition={config.condition!r}, dataset={config.dataset!r}"
+    if len(shapes) > 1:
+        raise ConfigError(f"a condition must have one size. {received} with {sorted(shapes)[:3]}")
+    arrays.check_memory_for(sum(batch.nbytes for batch in batches), config.dataset)
+    condition = np.concatenate(batches)
+    if condition.dtype != np.uint8 and not np.isfinite(condition).all():
+        wrong = int(np.sum(~np.isfinite(condition.reshape(len(condition), -1)).all(axis=1)))
+        raise ConfigError(f"a condition must be known and finite. {received} with {wrong} others")
+    return dataclasses.replace(examples, condition=condition)

@@ -1,6 +1,5 @@
 """What is given with each image, by data set."""
 
-import json
 import types
 
 import numpy as np
@@ -154,63 +153,46 @@ def test_a_table_gives_numbers_by_file_name(pictures, header):
     assert not any("csv" in note for note in found.notes)
 
 
-def test_json_gives_numbers_too_and_attributes_in_the_order_of_their_names(pictures, tmp_path):
-    table = tmp_path / "numbers.json"
-    table.write_text(json.dumps({name: [k, 1] for k, name in enumerate(NAMES)}))
-    assert data.load(of_folder(pictures, f"attributes:{table}")).conditions["test"].tolist() == [
-        [9, 1],
-        [19, 1],
-    ]
-    table.write_text(json.dumps({name: {"b": k, "a": 1} for k, name in enumerate([*NAMES, "more.png"])}))
-    found = data.load(of_folder(pictures, f"attributes:{table}"))
-    assert found.conditions["test"].tolist() == [[1, 9], [1, 19]]
-    assert "Not used: 1 rows of numbers.json that name no image of the folder (more.png)." in found.notes
+def table_of(rows):
+    return "".join(",".join(map(str, (name, *numbers))) + "\n" for name, numbers in rows.items())
 
 
 def of_each(value):
     return dict.fromkeys(NAMES, value)
 
 
+def test_rows_that_name_no_image_are_counted(pictures, tmp_path):
+    table = tmp_path / "numbers.csv"
+    table.write_text(table_of({name: [k, 1] for k, name in enumerate([*NAMES, "more.png"])}))
+    found = data.load(of_folder(pictures, f"attributes:{table}"))
+    assert found.conditions["test"].tolist() == [[9, 1], [19, 1]]
+    assert "Not used: 1 rows of numbers.csv that name no image of the folder (more.png)." in found.notes
+
+
 WRONG = {
-    "json": (
-        ({"00.png": [1]}, "which lacks 19 (01.png, 02.png"),
-        ({**of_each([1]), "03.png": [1, 2]}, "as many in all of them"),
-        (of_each([float("nan")]), "must be finite numbers"),
-        (of_each([1e39]), "must be finite numbers"),
-        (of_each(["x"]), "has what is no number"),
-        (of_each([]), "one or more numbers in each"),
-        ({**of_each({"a": 1}), "03.png": {"b": 1}}, "'03.png' must have the attributes ['a']"),
-        (
-            {**of_each({"a": 1}), "03.png": [1]},
-            "'03.png' must have a list of numbers, or numbers",
-        ),
-        ([1], "it must be an object"),
-    ),
-    "csv": (
-        ("a.png,1\na.png,2\n", "'a.png' has two rows"),
-        ("", "needs rows"),
-        ("a.png,1\nb.png,x\n", "no number"),
-        ("a.png,1\nb.png,1_0\n", "no number"),
-        ("a.png,1\nb.png,\u0661\n", "no number"),
-    ),
+    "images without a row": ("00.png,1\n", "which lacks 19 (01.png, 02.png"),
+    "another number of numbers": (table_of({**of_each([1]), "03.png": [1, 2]}), "as many in all of them"),
+    "no number": (table_of(of_each([float("nan")])), "must be finite numbers"),
+    "a number too large": (table_of(of_each([1e39])), "must be finite numbers"),
+    "words": (table_of(of_each([1]) | {"03.png": ["x"]}), "has what is no number"),
+    "names alone": (table_of(of_each([])), "one or more numbers in each"),
+    "a name twice": ("a.png,1\na.png,2\n", "'a.png' has two rows"),
+    "nothing": ("", "needs rows"),
+    "a word": ("a.png,1\nb.png,x\n", "no number"),
+    "an underscore": ("a.png,1\nb.png,1_0\n", "no number"),
+    "another script": ("a.png,1\nb.png,\u0661\n", "no number"),
 }
 
 
-@pytest.mark.parametrize("text", ['{"a": [1], "b": [1], "a": [2]}', '{"b": {"a": 1, "a": 2}}'])
-def test_a_name_that_is_twice_in_a_table_is_named(pictures, tmp_path, text):
-    (tmp_path / "t.json").write_text(text)
-    refused(of_folder(pictures, f"attributes:{tmp_path}/t.json"), "'a' is there twice")
-
-
-@pytest.mark.parametrize(("kind", "content", "message"), [(k, *case) for k in WRONG for case in WRONG[k]])
-def test_a_table_that_cannot_be_is_named(pictures, tmp_path, kind, content, message):
-    table = tmp_path / f"numbers.{kind}"
-    table.write_text(content if kind == "csv" else json.dumps(content))
+@pytest.mark.parametrize(("content", "message"), WRONG.values(), ids=WRONG)
+def test_a_table_that_cannot_be_is_named(pictures, tmp_path, content, message):
+    table = tmp_path / "numbers.csv"
+    table.write_text(content)
     refused(of_folder(pictures, f"attributes:{table}"), message)
 
 
 def test_a_table_must_be_a_file(pictures):
-    refused(of_folder(pictures, "attributes:none.csv"), "needs a CSV or JSON file")
+    refused(of_folder(pictures, "attributes:none.csv"), "needs a CSV file")
 
 
 # Other data sets

@@ -15,11 +15,11 @@ from PIL import Image, ImageOps
 
 from glow_tf import data
 from glow_tf.config import ConfigError, DataConfig
+from glow_tf.core.cores import in_parallel
 from glow_tf.core.progress import with_progress
 from glow_tf.data import folder as folder_module
 from glow_tf.data import loading, pictures
 from glow_tf.data.arrays import resize
-from glow_tf.data.parallel import in_parallel
 
 ORIENTATION = 0x0112
 
@@ -151,7 +151,7 @@ def test_the_first_images_alone_are_read(tmp_path, monkeypatch):
     seen = []
     read = folder_module.read_picture
     monkeypatch.setattr(
-        folder_module, "read_picture", lambda path, *how: seen.append(path.parts[-3]) or read(path, *how)
+        folder_module, "read_picture", lambda path, **how: seen.append(path.parts[-3]) or read(path, **how)
     )
     config = DataConfig(dataset=f"folder:{tmp_path}", test_examples=1)
     examples, class_names, _ = loading.load_split(config, "")
@@ -305,7 +305,7 @@ def test_two_sizes_are_found_before_the_rest_is_read(folder, monkeypatch):
     read = []
     original = folder_module.read_picture
     monkeypatch.setattr(
-        folder_module, "read_picture", lambda path, *how: read.append(path) or original(path, *how)
+        folder_module, "read_picture", lambda path, **how: read.append(path) or original(path, **how)
     )
     with pytest.raises(ConfigError, match=r"with 000.png of 8×8 and 003.png of 8×9 \(height × width\)"):
         load(folder)
@@ -439,7 +439,7 @@ def test_the_number_of_threads_changes_nothing(folder, rng, monkeypatch):
         )
     results = []
     for cores in (1, 7):
-        monkeypatch.setattr("glow_tf.data.parallel.usual_threads", lambda cores=cores: cores)
+        monkeypatch.setattr("glow_tf.core.cores.usual_threads", lambda cores=cores: cores)
         results.append(load(folder, image_size=16))
     one, many = results
     np.testing.assert_array_equal(everything(one), everything(many))
@@ -447,7 +447,7 @@ def test_the_number_of_threads_changes_nothing(folder, rng, monkeypatch):
 
 
 def test_threads_work_at_the_same_time_in_order_and_not_far_ahead(monkeypatch):
-    monkeypatch.setattr("glow_tf.data.parallel.usual_threads", lambda: 3)
+    monkeypatch.setattr("glow_tf.core.cores.usual_threads", lambda: 3)
     together = threading.Barrier(3, timeout=10)
     started = []
 
