@@ -18,22 +18,8 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import MOST_BYTES, parse_json, read_text
 from glow_tf.data import loading, pictures
 from glow_tf.model.glow import Glow
-from lab.benchmarks import hostile_files
 
 pytestmark = pytest.mark.long
-
-
-def test_a_mistake_in_the_program_is_told_from_a_refusal():
-    def end(error):
-        def deed():
-            raise error
-
-        return hostile_files.outcome_of(deed)
-
-    assert end(ConfigError("width must be 1. Received: width=0")) == "refused"
-    assert end(ConfigError("no")).startswith("a sentence without a name")
-    assert end(KeyError("width")).startswith("KeyError: 'width'")
-    assert hostile_files.outcome_of(lambda: None) == "fine"
 
 
 # Pictures
