@@ -41,7 +41,7 @@ def test_what_may_be_there_is_not_refused(dataset, here):
 
 @pytest.mark.parametrize("command", ["encode", "evaluate"])
 def test_a_command_refuses_its_data_set_before_it_loads_the_model(command, here, monkeypatch, capsys):
-    monkeypatch.setattr(model_flags, "_opened", None)
+    monkeypatch.setattr(model_flags, "model_of", None)
     assert cli.run(command, ["--model=digits", "--dataset=folder:photo"]) == 1
     assert "needs an existing folder. Received: 'folder:photo'" in capsys.readouterr().err
 

@@ -248,10 +248,11 @@ def test_a_preset_of_the_package_loads_and_says_where_it_comes_from(name, eager)
     about = glow_tf.Glow.presets[name]
     assert {"data", "command", "seed", "test_bpd", "test_bpd_se", "licence", "limits"} <= set(about)
     glow = preset_once(name)
-    images = glow.sample(4, 0.7, 0)
-    assert np.isfinite(bits(glow, images)).all()
+    given = np.eye(10, dtype=np.float32)[:4] if glow.condition_shapes else None
+    images = glow.sample(4, 0.7, 0, given)
+    assert np.isfinite(glow.bits_per_dim(images, condition=given)).all()
     assert np.ptp(images.numpy().reshape(4, -1), axis=1).min() > 0
-    np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
+    np.testing.assert_array_equal(glow.decode(glow.encode(images, given), given), images)
 
 
 def test_the_digits_preset_scores_what_its_card_says():

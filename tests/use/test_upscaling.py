@@ -169,7 +169,7 @@ def test_photographs_of_one_name_are_all_written(photos, eager):
 
 
 def test_nothing_is_made_where_photographs_are_bad_or_the_output_is_in_use(photos, capsys, monkeypatch):
-    monkeypatch.setattr(model_flags, "_opened", None)  # no time is spent before
+    monkeypatch.setattr(model_flags, "model_of", None)  # no time is spent before
     (photos / "in/bad.png").write_bytes((photos / "a.png").read_bytes()[:60])
     (photos / "empty").mkdir()
     (photos / "thesis").mkdir()

@@ -59,7 +59,7 @@ class Tuner:
         steps = (epochs or self.epochs) * max(self.count // self.trainer.options.batch_size, 1)
         bar = with_progress(None, steps, f"Tuning on {len(images)} images, steps")
         ticks = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda *_: bar.update(), on_train_end=lambda _: bar.close()
+            on_train_batch_end=lambda *_, **__: bar.update(), on_train_end=lambda *_, **__: bar.close()
         )
         arguments: dict[str, Any] = {"y": some_of(condition, which), "verbose": 0}
         if held_out is None:
