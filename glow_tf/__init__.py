@@ -29,7 +29,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "use.exports.saved_model": ["export"],
         "use.loading": ["load", "load_trainer"],
         "use.score.detector": ["NoveltyDetector"],
-        "use.tfp.tfp_views": ["as_distribution", "as_tfp_bijector"],
+        "use.tfp_views": ["as_distribution", "as_tfp_bijector"],
     },
     packages=["bijectors", "data", "devices", "run", "training", "use"],
 )
@@ -57,5 +57,5 @@ if TYPE_CHECKING:
     from glow_tf.use.loading import load as load
     from glow_tf.use.loading import load_trainer as load_trainer
     from glow_tf.use.score.detector import NoveltyDetector as NoveltyDetector
-    from glow_tf.use.tfp.tfp_views import as_distribution as as_distribution
-    from glow_tf.use.tfp.tfp_views import as_tfp_bijector as as_tfp_bijector
+    from glow_tf.use.tfp_views import as_distribution as as_distribution
+    from glow_tf.use.tfp_views import as_tfp_bijector as as_tfp_bijector

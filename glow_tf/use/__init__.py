@@ -23,6 +23,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "score.detector": ["NoveltyDetector"],
         "score.rule": ["Rule"],
         "upscaling": ["previews", "reduced", "repeated", "upscale"],
-        "tfp.tfp_views": ["as_distribution", "as_tfp_bijector"],
+        "tfp_views": ["as_distribution", "as_tfp_bijector"],
     },
 )

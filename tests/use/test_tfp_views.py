@@ -1,16 +1,13 @@
-"""Bijectors and models in TFP: eagerly, in graphs, under XLA, in compositions and in Markov chains."""
+"""Models in TFP: eagerly, in graphs, under XLA, in compositions and in Markov chains."""
 
-import warnings
-
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from small import make_flow_step, perturb, small_glow
+from small import perturb, small_glow
 
 import glow_tf
-from glow_tf.bijectors import ActNorm, Chain, Dequantize, Split, Squeeze, Stack
+from glow_tf.bijectors import ActNorm
 
 pytestmark = pytest.mark.long
 
@@ -49,63 +46,7 @@ def graph(function, *specs, **settings):
     return tf.function(function, autograph=False, input_signature=specs or None, **settings)
 
 
-def chain_of_two():
-    chain = Chain([Squeeze(dtype="float64"), make_flow_step(6, dtype="float64")], dtype="float64")
-    chain.build((None, 4, 4, 1))
-    perturb(chain)
-    return chain
-
-
 # The bijector
-
-
-def test_a_bijector_composes_with_tfp(rng):
-    chain = chain_of_two()
-    view = glow_tf.as_tfp_bijector(chain)
-    x = tf.constant(rng.normal(size=(2, 5, 4, 4, 1)))  # two batch dimensions
-    y = view.forward(x)
-    assert y.shape == (2, 5, 2, 2, 4)
-    np.testing.assert_allclose(view.inverse(y), x, atol=1e-10)
-    composed = tfb.Chain([tfb.Scale(np.float64(2)), view])
-    expected = chain.forward_and_log_det(x[0])[1] + 16 * np.log(2)
-    np.testing.assert_allclose(composed.forward_log_det_jacobian(x[0], 3), expected, atol=1e-9)
-    np.testing.assert_array_equal(view.forward_event_shape([4, 4, 1]), [2, 2, 4])
-    np.testing.assert_array_equal(view.inverse_event_shape([2, 2, 4]), [4, 4, 1])
-    assert view.forward(x[0, 0]).shape == (2, 2, 4)  # no batch dimension
-
-
-def test_parts_compose_to_the_glow(rng):
-    """Part 1 ends within a block and has no latents; part 2 factors latents out."""
-    glow = small_glow("float64")
-    first, second = map(glow_tf.as_tfp_bijector, glow.parts)
-    v = glow.dequantized(rng.integers(0, 256, (3, 8, 8, 1)).astype(np.uint8))
-    x, log_det = glow.dequantize.forward_and_log_det(v)
-    h = first.forward(x[:, None])  # two batch dimensions
-    y = second.forward(h)
-    assert (*h.shape, *y.shape) == (3, 1, 4, 4, 4, 3, 1, 64)
-    np.testing.assert_allclose(tfb.Chain([second, first]).inverse(y), x[:, None], atol=1e-10)
-    found = [first.forward_log_det_jacobian(x[:, None], 3), second.forward_log_det_jacobian(h, 3)]
-    top, whitening = glow.parts[-1].prior.forward_and_log_det(tf.reshape(y[:, 0, -32:], (3, 2, 2, 8)))
-    eps, expected = glow.forward_and_log_det(v)
-    np.testing.assert_allclose(eps, tf.concat([y[:, 0, :-32], tf.reshape(top, (3, -1))], axis=1))
-    np.testing.assert_allclose(log_det + sum(found)[:, 0] + whitening, expected)
-    np.testing.assert_allclose(first.inverse_log_det_jacobian(h, 3), -found[0])
-    np.testing.assert_allclose(second.inverse_log_det_jacobian(y, 1), -found[1])
-    with pytest.raises(ValueError, match=r"a condition needs a Glow\. Received: a Part with"):
-        glow_tf.as_tfp_bijector(glow.parts[0], condition=1)
-
-
-def test_images_between_0_and_1_are_warned_of_once(glow, small_images):
-    density = glow_tf.as_distribution(glow)
-    scaled = (small_images / 255).astype(np.float32)
-    with pytest.warns(UserWarning, match=r"all values lie in \[0, 1\]"):
-        density.log_prob(scaled)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        density.log_prob(scaled)
-        other = glow_tf.as_distribution(glow)
-        other.log_prob(glow.dequantized(small_images))
-        other.log_prob(scaled[:0])
 
 
 @pytest.mark.parametrize(
@@ -166,12 +107,7 @@ def test_event_shapes_of_a_glow(two_blocks):
     assert view.inverse_event_shape([64]) == (8, 8, 1)
     assert view.forward_event_shape([7, 8, 8, 1]) == (7, 64)  # seven images are one event
     assert view.inverse_event_shape([7, 64]) == (7, 8, 8, 1)
-    assert view.forward_event_shape([None, None, 1]) == (64,)
     assert view.inverse_event_shape(tf.TensorShape(None)).rank is None
-    with pytest.raises(
-        ValueError, match=r"must have a shape that ends with \[8, 8, 1\]. Received: \(4, 4, 4"
-    ):
-        view.forward_event_shape([4, 4, 4])
     np.testing.assert_array_equal(view.forward_event_shape_tensor([7, 8, 8, 1]), [7, 64])
     np.testing.assert_array_equal(view.inverse_event_shape_tensor([7, 64]), [7, 8, 8, 1])
     shape = tf.TensorSpec([None], tf.int32)
@@ -179,50 +115,11 @@ def test_event_shapes_of_a_glow(two_blocks):
     np.testing.assert_array_equal(graph(view.inverse_event_shape_tensor, shape)([7, 64]), [7, 8, 8, 1])
 
 
-LAYERS = {
-    "squeeze": (lambda: Squeeze(dtype="float64"), (2, 2, 8)),
-    "actnorm": (lambda: ActNorm(dtype="float64"), (4, 4, 2)),
-    "dequantize": (lambda: Dequantize(5, dtype="float64"), (4, 4, 2)),
-    "split": (lambda: Split(dtype="float64"), (4, 4, 2)),
-    "flow_step": (lambda: make_flow_step(6, dtype="float64"), (4, 4, 2)),
-    "stack": (lambda: Stack(make_flow_step(6, dtype="float64"), 2, dtype="float64"), (4, 4, 2)),
-    "chain": (
-        lambda: Chain([Squeeze(dtype="float64"), Squeeze(dtype="float64")], dtype="float64"),
-        (1, 1, 32),
-    ),
-}
-
-
-@pytest.mark.parametrize(  # a stack is one of flow steps
-    "name", [pytest.param(n, marks=pytest.mark.slow if n == "flow_step" else ()) for n in LAYERS]
-)
-def test_every_layer_runs_in_a_graph_of_unknown_sizes(name, rng):
-    make, output = LAYERS[name]
-    layer = make()
-    if not layer.built:
-        layer.build((None, 4, 4, 2))
-    perturb(layer)
-    view = glow_tf.as_tfp_bijector(layer)
-    x = tf.constant(rng.normal(size=(3, 4, 4, 2)))
-    y, log_det = layer.forward_and_log_det(x)
-    assert view.forward_event_shape([4, 4, 2]) == output
-    assert view.inverse_event_shape(output) == (4, 4, 2)
-    np.testing.assert_array_equal(view.inverse_event_shape_tensor(output), [4, 4, 2])
-    spec = tf.TensorSpec([None, *([4, 4, 2] if name == "dequantize" else [None] * 3)], tf.float64)
-    np.testing.assert_allclose(graph(view.forward, spec)(x), y)
-    np.testing.assert_allclose(graph(view.forward_log_det_jacobian, spec)(x), log_det)
-    spec = tf.TensorSpec([None, *output], tf.float64)
-    np.testing.assert_allclose(graph(view.inverse, spec)(y), x, atol=1e-9)
-    np.testing.assert_allclose(graph(view.inverse_log_det_jacobian, spec)(y), -log_det, atol=1e-9)
-
-
-def test_what_cannot_be_seen_as_tfp_is_refused(glow):
-    with pytest.raises(ValueError, match=r"needs a built bijector.*Received: built=False"):
-        glow_tf.as_tfp_bijector(make_flow_step(4))
-    with pytest.raises(TypeError, match=r"a bijector of glow_tf, a part or a Glow. Received: .*class Dense"):
-        glow_tf.as_tfp_bijector(keras.layers.Dense(2))
-    with pytest.raises(TypeError, match=r"needs a Glow. Received: .*class str"):
-        glow_tf.as_distribution("digits.keras")
+def test_what_cannot_be_seen_as_tfp_is_refused():
+    for view in (glow_tf.as_tfp_bijector, glow_tf.as_distribution):
+        for other in (ActNorm(), "digits.keras"):
+            with pytest.raises(TypeError, match=r"are of a Glow\. Received: .*class (ActNorm|str)"):
+                view(other)
 
 
 # The distribution
@@ -336,10 +233,6 @@ def test_a_condition_that_does_not_fit_is_refused(conditional, glow):
             view(needing, condition=nan)
         with pytest.raises(ValueError, match="the model needs no condition"):
             view(glow, condition=given)
-    squeeze = Squeeze()
-    squeeze.build((None, 4, 4, 1))
-    with pytest.raises(ValueError, match=r"a condition needs a Glow\. Received: a Squeeze"):
-        glow_tf.as_tfp_bijector(squeeze, condition=given)
 
 
 # Graphs
@@ -647,7 +540,7 @@ def test_numpy_and_lists_are_cast_as_tfp_casts_them(small_images):
     assert wide.log_prob(v.numpy()).dtype == tf.float64
 
 
-@pytest.mark.parametrize("method", ["log_prob", "prob", "unnormalized_log_prob", "forward"])
+@pytest.mark.parametrize("method", ["log_prob", "forward"])
 @pytest.mark.parametrize("kind", ["numpy", "tensor", "levels", "list", "graph"])
 def test_bytes_are_refused(method, kind, plain, small_images):
     images = small_images[:2]
@@ -665,8 +558,8 @@ def test_bytes_are_refused(method, kind, plain, small_images):
     dtype = {"levels": "int64", "list": "int32"}.get(kind, "uint8")
     with pytest.raises(
         ValueError,
-        match=r"takes dequantised values, float32 of shape \[..., 8, 8, 1\]; "
-        r"glow.dequantized\(images\) makes them from uint8 images. "
+        match=r"the Glow takes float32 of shape \[..., 8, 8, 1\]; "
+        r"glow.dequantized\(images\) makes values from images of bytes. "
         rf"Received: {dtype} of shape \(2, 8, 8, 1\)",
     ):
         function(given)
@@ -674,7 +567,7 @@ def test_bytes_are_refused(method, kind, plain, small_images):
 
 def test_a_byte_tensor_in_a_joint_distribution_is_refused(plain, small_images):
     joint = tfd.JointDistributionNamed({"image": glow_tf.as_distribution(plain), "x": tfd.Normal(0.0, 1.0)})
-    with pytest.raises(ValueError, match="takes dequantised values"):
+    with pytest.raises(ValueError, match="makes values from images of bytes"):
         joint.log_prob(image=tf.constant(small_images[:2]), x=tf.zeros(2))
 
 
@@ -684,11 +577,11 @@ def test_a_byte_tensor_in_a_joint_distribution_is_refused(plain, small_images):
         (
             (2, 8, 8, 3),
             "float32",
-            r"float32 of shape \[..., 8, 8, 1\]. Received: float32 of shape \(2, 8, 8, 3",
+            r"float32 of shape \[..., 8, 8, 1\]; .* Received: float32 of shape \(2, 8, 8, 3",
         ),
         ((8, 8), "float32", r"Received: float32 of shape \(8, 8\)"),
-        ((2, 8, 8, 1), "float64", r"tf.cast\(values, tf.float32\) changes the dtype. Received: float64 of"),
-        ((2, 8, 8, 1), "float16", r"tf.cast\(values, tf.float32\) changes the dtype. Received: float16 of"),
+        ((2, 8, 8, 1), "float64", r"the Glow takes float32 .*Received: float64 of"),
+        ((2, 8, 8, 1), "float16", r"the Glow takes float32 .*Received: float16 of"),
     ],
 )
 def test_a_tensor_of_another_shape_or_dtype_is_refused(shape, dtype, message, plain):
@@ -701,10 +594,10 @@ def test_a_tensor_of_another_shape_or_dtype_is_refused(shape, dtype, message, pl
 def test_latents_of_another_shape_or_dtype_are_refused(plain):
     view = glow_tf.as_tfp_bijector(plain)
     with pytest.raises(
-        ValueError, match=r"glow.inverse takes values, float32 of shape \[..., 64\]. Received"
+        ValueError, match=r"the Glow takes float32 of shape \[..., 64\]; .*Received: float32 of"
     ):
         view.inverse(tf.zeros([2, 63]))
-    with pytest.raises(ValueError, match=r"\[..., 64\]. Received: int32 of shape \(2, 64\)"):
+    with pytest.raises(ValueError, match=r"\[..., 64\]; .*Received: int32 of shape \(2, 64\)"):
         view.inverse_log_det_jacobian(tf.zeros([2, 64], tf.int32))
 
 

@@ -1,1 +1,0 @@
-"""Models as distributions and bijectors of TensorFlow Probability."""
