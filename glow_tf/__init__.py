@@ -19,7 +19,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "config": ["DataConfig", "ModelConfig", "RunConfig", "TrainConfig"],
-        "core.errors": ["ConfigError", "DivergedError", "NonFiniteError"],
+        "core.errors": ["ConfigError", "DivergedError"],
         "layout.schedule": ["Phase", "end_to_end", "one_part", "phases", "simultaneous"],
         "model.parts": ["Part", "PartOutput"],
         "model.passage": ["PartView"],
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from glow_tf.config import TrainConfig as TrainConfig
     from glow_tf.core.errors import ConfigError as ConfigError
     from glow_tf.core.errors import DivergedError as DivergedError
-    from glow_tf.core.errors import NonFiniteError as NonFiniteError
     from glow_tf.layout.schedule import Phase as Phase
     from glow_tf.layout.schedule import end_to_end as end_to_end
     from glow_tf.layout.schedule import one_part as one_part

@@ -16,7 +16,7 @@ from small import ROOT, eagerly
 
 from glow_tf import RunConfig, export
 from glow_tf.run import context, lifecycle
-from glow_tf.run.files.checkpoint_content import divergence_of, state_of, within_epoch_of
+from glow_tf.run.files.checkpoint_content import state_of, within_epoch_of
 
 SMALL = {
     "dataset": "digits",
@@ -58,7 +58,7 @@ def traced_once():
     def shared(config, glow, phases, steps):
         if glow.part_devices or tf.distribute.has_strategy() or config.train.cache_prefix:
             return make(config, glow, phases, steps)
-        settings = dataclasses.asdict(config.train) | {"on_divergence": ""}  # which is the run's
+        settings = dataclasses.asdict(config.train)
         constant = settings["rate_schedule"] == "constant" and not settings["finetune_learning_rate"]
         if constant:  # steps do not depend on the number of epochs
             del settings["part_epochs"], settings["finetune_epochs"]
@@ -67,12 +67,11 @@ def traced_once():
         key = repr((config.model, settings, own, of_epochs, steps))
         if key not in _traced:
             trainer = make(config, glow, phases, steps)
-            state = tf.nest.flatten([state_of(trainer), divergence_of(trainer), within_epoch_of(trainer)])
+            state = tf.nest.flatten([state_of(trainer), within_epoch_of(trainer)])
             _traced[key] = trainer, state, [variable.numpy() for variable in state]
         trainer, state, values = _traced[key]
         for variable, value in zip(state, values, strict=True):
             variable.assign(value)
-        trainer.divergence_monitor.forget()
         trainer.phases = tuple(phases)
         return trainer
 

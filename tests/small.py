@@ -19,6 +19,7 @@ tf.config.set_logical_device_configuration(
 )
 
 from glow_tf.bijectors import Coupling, FlowStep
+from glow_tf.bijectors.repeatable import with_weights
 from glow_tf.config import CouplingConfig, ModelConfig
 from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
@@ -124,10 +125,16 @@ def rewound(make):
         trainer, variables, values = once(*args, **kwargs)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        trainer.divergence_monitor.forget()
         return trainer
 
     return again
+
+
+@contextlib.contextmanager
+def copy_of(stack, k):
+    """Yields the bijector of a stack; within the context it has the weights of copy k, from 0."""
+    with with_weights(stack._untracked.bijector, stack._weights()[k]):
+        yield stack._untracked.bijector
 
 
 def make_coupling(width: int = 6, seed: int = 0, dtype: str | None = None, **settings) -> Coupling:

@@ -317,11 +317,10 @@ def test_the_command_that_began_a_run_in_an_earlier_release_goes_on_with_it(tmp_
     """Its flags.cfg lacks the newer settings, and so does the command."""
     arguments = [f"--workdir={tmp_path}", "--dataset=digits"]
     text = flagfile(config_of(arguments)).splitlines(keepends=True)
-    newer = ("--rate_scaling", "--max_skipped_steps", "--on_divergence")
+    newer = ("--rate_scaling", "--max_skipped_steps")
     (tmp_path / "flags.cfg").write_text("".join(line for line in text if not line.startswith(newer)))
     config = config_of(arguments)
     assert (config.train.rate_scaling, config.train.max_skipped_steps) == ("none", 0)
-    assert config.train.on_divergence == "stop"
     assert not differing_settings(read_settings(tmp_path), config)
     given = config_of([*arguments, "--rate_scaling=size"])
     assert differing_settings(read_settings(tmp_path), given) == {

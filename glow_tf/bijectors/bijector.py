@@ -1,8 +1,7 @@
 """The contract that every bijector keeps."""
 
 import inspect
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -19,7 +18,6 @@ Shape = tuple[int | None, ...]
 WithLogDet = tuple[tf.Tensor, tf.Tensor]  # a result, and log|det d(result)/d(argument)|, [B], nats
 Latents = Sequence[tf.Tensor]
 Bound = Callable[[tf.Tensor], tf.Tensor]
-LogScales = tuple[tf.Tensor, Latents, tf.Tensor]  # what `log_scales_in_part` returns
 WithMap = tuple[tf.Tensor, tf.Tensor]  # a result [B, H, W, C], and its log-determinant by place, [B, H, W]
 
 
@@ -188,15 +186,6 @@ class Bijector(keras.layers.Layer):
         """Returns the shape of what goes on, and those of the latents that are factored out."""
         return self.output_shape_of(input_shape), ()
 
-    def log_scales_in_part(self, x: tf.Tensor, condition: Condition = None) -> LogScales:
-        """Runs x [B, H, W, C] forward, and returns how far each step amplifies on the way.
-
-        Returns what goes on [B, H', W', C'], the latents that are factored out, and the largest |log s| of
-        the 1×1 convolution and of the coupling of each step, [steps, 2], nats; −∞ where a step has none.
-        """
-        output = self.forward_in_part(PartOutput.start(x), *self.read(condition))
-        return output.h, output.latents, tf.fill([1, 2], tf.constant(-math.inf, x.dtype))
-
     def forward_and_log_det_map(self, x: tf.Tensor, condition: Condition = None) -> WithMap:
         """Returns f(x) [B, H', W', C'], and its log-determinant by place, [B, H', W'] in nats.
 
@@ -223,13 +212,9 @@ class Bijector(keras.layers.Layer):
         return h, (), log_det
 
     @property
-    def step_names(self) -> list[str]:
-        """How messages name the steps: the bijector itself is one, and in a `Stack`, every copy is one."""
-        return [self.name]
-
-    def steps(self) -> Iterator[tuple[str, Callable[..., PartOutput]]]:
-        """Yields the name and `forward_in_part` of each step, valid until the next one is asked for."""
-        yield self.name, self.forward_in_part
+    def copies(self) -> int:
+        """How many steps have weights of their own: the bijector is one, and in a `Stack`, every copy is."""
+        return 1
 
     def get_weights_by_step(self) -> list[np.ndarray]:
         """Returns the weights, those of one step after those of another."""

@@ -120,14 +120,6 @@ class Coupling(Repeatable):
         y_b, log_det = self.transform.forward(b, *self.parameters(a, folded, condition))
         return self._joined(a, y_b), log_det
 
-    def forward_and_log_scale(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `forward`'s result, and the largest |log s| of the transform on the way, [], nats."""
-        folded = self.fold()
-        a, b = self._halves(x, folded)
-        parameters = self.parameters(a, folded, condition)
-        y_b, _ = self.transform.forward(b, *parameters)
-        return self._joined(a, y_b), self.transform.largest_log_scale(*parameters)
-
     def forward_and_log_det_map(self, x: tf.Tensor, condition: Condition = None) -> WithMap:
         folded = self.fold()
         a, b = self._halves(x, folded)

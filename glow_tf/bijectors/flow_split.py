@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bound, LogScales, Shape, WithLogDet, WithMap
+from glow_tf.bijectors.bijector import Bound, Shape, WithLogDet, WithMap
 from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.coupling import coupling_settings, pop_coupling_config
@@ -136,12 +136,6 @@ class FlowSplit(FactorsOut):
     def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> None:
         features = self.features.initialize(self._seen(h, condition))
         self.flow.initialize(z, features)
-
-    def log_scales_in_part(self, x: tf.Tensor, condition: Condition = None) -> LogScales:
-        h, z = self._cut(x)
-        features = self.features.call(self._seen(h, condition))
-        u, _, scales = self.flow.log_scales_in_part(z, features)
-        return h, (self.prior.forward(u, features),), tf.reduce_max(scales, axis=0, keepdims=True)
 
     @property
     def radius(self) -> int:

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
-from glow_tf.bijectors.bijector import LogScales, Shape, WithLogDet, WithMap, evenly, per_example, pixels_of
+from glow_tf.bijectors.bijector import Shape, WithLogDet, WithMap, evenly, per_example, pixels_of
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.coupling import Coupling, coupling_settings, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
@@ -72,11 +72,6 @@ class FlowStep(Repeatable):
         normed, conv_log_det = self.conv.inverse_and_log_det(mixed)
         x, actnorm_log_det = self.actnorm.inverse_and_log_det(normed)
         return x, coupling_log_det + conv_log_det + actnorm_log_det
-
-    def log_scales_in_part(self, x: tf.Tensor, condition: Condition = None) -> LogScales:
-        mixed = self.conv.forward(self.actnorm.forward(x))
-        y, of_coupling = self.coupling.forward_and_log_scale(mixed, condition)
-        return y, (), tf.stack([[self.conv.largest_log_scale(), of_coupling]])
 
     def forward_and_log_det_map(self, x: tf.Tensor, condition: Condition = None) -> WithMap:
         mixed, log_det = _linear(x, *self.fold()[:3])

@@ -124,15 +124,6 @@ class InvertibleConv(KeepsArguments, Repeatable):
             return tf.cast(tf.linalg.slogdet(tf.cast(self.kernel.value, tf.float64))[1], self.compute_dtype)
         return tf.zeros(self.permutation.value.shape[:-1], self.compute_dtype)
 
-    def largest_log_scale(self) -> tf.Tensor:
-        """Returns the largest |log s| of W, [], nats: of `lu`'s diagonal, of `plain`'s singular values."""
-        if self.kind == "lu":
-            return tf.reduce_max(tf.abs(soft_bound(self.raw_log_scale.value, LOG_SCALE_BOUND)))
-        if self.kind == "plain":
-            values = tf.linalg.svd(tf.cast(self.kernel.value, tf.float64), compute_uv=False)
-            return tf.cast(tf.reduce_max(tf.abs(tf.math.log(values))), self.compute_dtype)
-        return tf.zeros([], self.compute_dtype)
-
     def _log_det(self, x: tf.Tensor) -> tf.Tensor:
         return per_example(self.log_det_per_pixel() * pixels_of(x), x)
 

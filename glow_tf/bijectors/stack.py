@@ -1,9 +1,8 @@
 """Copies of one bijector, one after another, traced once for all of them."""
 
-import contextlib
 import functools
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,8 +13,6 @@ from glow_tf.bijectors.bijector import (
     Bijector,
     Bound,
     Latents,
-    LogScales,
-    PartOutput,
     Shape,
     WithLogDet,
     WithMap,
@@ -115,13 +112,6 @@ class Stack(Bijector):
             h = bound(self._call(self._run_one, "inverse_and_log_det", weights, h, *read)[0])
         return h, latents
 
-    def log_scales_in_part(self, x: tf.Tensor, condition: Condition = None) -> LogScales:
-        scales, read = [], self._read(x, condition)
-        for weights in self._weights():
-            x, _, own = self._call(self._run_one, "log_scales_in_part", weights, x, *read)
-            scales.append(own)
-        return x, (), tf.concat(scales, axis=0)
-
     def forward_and_log_det_map(self, x: tf.Tensor, condition: Condition = None) -> WithMap:
         total, read = 0.0, self._read(x, condition)
         for weights in self._weights():
@@ -130,13 +120,8 @@ class Stack(Bijector):
         return x, total
 
     @property
-    def step_names(self) -> list[str]:
-        return [f"{self.name} (number {k + 1} of {self.count})" for k in range(self.count)]
-
-    def steps(self) -> Iterator[tuple[str, Callable[..., PartOutput]]]:
-        for k, name in enumerate(self.step_names):
-            with self.copy(k) as copy:
-                yield name, copy.forward_in_part
+    def copies(self) -> int:
+        return self.count
 
     def get_weights_by_step(self) -> list[np.ndarray]:
         """Returns the weights copy by copy, without the axis of the copies."""
@@ -156,12 +141,6 @@ class Stack(Bijector):
         for weight, values in zip(self._stacked, zip(*rows, strict=True), strict=True):
             weight.assign(tf.stack(values))
         return x
-
-    @contextlib.contextmanager
-    def copy(self, k: int) -> Iterator[Repeatable]:
-        """Yields the bijector; within the context it has the weights of copy k, from 0."""
-        with with_weights(self._untracked.bijector, self._weights()[k]):
-            yield self._untracked.bijector
 
     def _weights(self) -> list[Weights]:
         self.require_built()

@@ -44,10 +44,6 @@ class Transform(abc.ABC):
     def inverse(self, y: tf.Tensor, *parameters: tf.Tensor) -> WithLogDet:
         """Returns b [B, H, W, C] and log|det db/dy| [B] in nats, for y [B, H, W, C]."""
 
-    def largest_log_scale(self, *parameters: tf.Tensor) -> tf.Tensor:
-        """Returns the largest |log s| with which an element is scaled, [], nats; by default 0."""
-        return tf.zeros([], parameters[0].dtype)
-
     def get_config(self) -> dict:
         """Returns the arguments of the constructor."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
@@ -108,9 +104,6 @@ class Affine(Transform):
 
     def inverse(self, y: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> WithLogDet:
         return (y - shift) * tf.exp(-log_scale), -tf.reduce_sum(log_scale, axis=[1, 2, 3])
-
-    def largest_log_scale(self, shift: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_max(tf.abs(log_scale))
 
 
 def _log_sigmoid_scale(h: tf.Tensor) -> tf.Tensor:

@@ -24,7 +24,6 @@ COMPILERS = ("auto", "on", "off")
 PRIOR = "prior"  # as what a run starts from: the preset that fits its images
 NOISES = ("uniform", "variational")  # of dequantisation, where bits are measured
 EXPORTS = ("savedmodel", "onnx")
-ON_DIVERGENCE = ("recover", "stop")
 
 # Beyond what anybody trains. They keep a slip of the pen from taking all memory, or days.
 MOST_BLOCKS, MOST_STEPS, MOST_WIDTH, MOST_SIDE = 16, 512, 2**20, 2**16

@@ -44,17 +44,9 @@ class TrainConfig:
     clip_norm: float = setting(1.0, "Largest global norm of the gradients; 0 does not clip.")
     max_skipped_steps: int = setting(
         10,
-        "Steps in a row that are skipped if their loss or a gradient's norm is not finite; one more is a "
-        "divergence, see on_divergence.",
+        "Steps in a row that are skipped if their loss or a gradient's norm is not finite; one more stops "
+        "training, which diverges.",
         if_missing=0,
-        may_differ=True,
-    )
-    on_divergence: str = setting(
-        "recover",
-        "When training diverges: recover (go back to the last good checkpoint and halve the rate of the part "
-        "at fault, a few times) or stop.",
-        choices=choices.ON_DIVERGENCE,
-        if_missing="stop",
         may_differ=True,
     )
     objective: str = setting(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from typing import Any
 
 
@@ -41,19 +40,4 @@ class ConfigError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    """Training diverged; the message names the part, the step and the bijector.
-
-    Args:
-      message: the report.
-      parts: those at fault, from 0: the one whose loss or gradient was wrong, or all that the phase trains.
-      reason: what happened, in a few words.
-    """
-
-    def __init__(self, message: str, parts: Sequence[int] = (), reason: str = ""):
-        super().__init__(message)
-        self.parts = tuple(parts)
-        self.reason = reason
-
-
-class NonFiniteError(DivergedError):
-    """A loss or gradient was not finite."""
+    """Training diverged; the message names the part, the step and the learning rate."""

@@ -61,7 +61,7 @@ def slow_compilation(jit_compile: bool | str) -> list[str]:
 def step_function(
     strategy: tf.distribute.Strategy,
     step: Callable[[Any], Any],
-    made: Callable[[Any], None],
+    made: Callable[[], None],
     *,
     steps: int = 1,
     compiled: bool = False,
@@ -70,7 +70,7 @@ def step_function(
     """Returns what Keras calls with an iterator: it makes `steps` steps and returns the logs of the last one.
 
     The logs are the mean of those that the step returns on the replicas of this process. `made` is called
-    with the batch of each step, which may still be running.
+    after each step, which may still be running.
 
     Keras's own function keeps the batches to itself. In several processes it reduces every log of every step
     over all workers, and fails at it (https://github.com/tensorflow/tensorflow/issues/72388).
@@ -86,9 +86,8 @@ def step_function(
     if not eager:
         of_batch = tf.function(of_batch, autograph=False, reduce_retracing=True, jit_compile=compiled)
 
-    def of_next(iterator: Iterator) -> tuple[Any, Any]:
-        batch = next(iterator)
-        return of_batch(batch), batch
+    def of_next(iterator: Iterator) -> Any:
+        return of_batch(next(iterator))
 
     in_graph = tf.function(of_next, autograph=False, reduce_retracing=True)
 
@@ -97,12 +96,12 @@ def step_function(
         one = in_graph if reads and not eager else of_next
         for number in range(steps):
             try:
-                logs, batch = one(iterator)
+                logs = one(iterator)
             except (StopIteration, tf.errors.OutOfRangeError):  # the data have ended
                 if not number:
                     raise
                 break
-            made(batch)
+            made()
         return logs
 
     return run

@@ -213,7 +213,7 @@ def set_weights_by_step(bijectors: Sequence[Bijector], weights: Sequence[np.ndar
     """Sets the weights of the bijectors to a list from `get_weights_by_step`; ValueError unless it fits."""
     remaining = iter(weights)
     for bijector in bijectors:
-        count = len(bijector.weights) * len(bijector.step_names)
+        count = len(bijector.weights) * bijector.copies
         own = list(itertools.islice(remaining, count))
         if len(own) < count:
             raise ValueError(f"weights end before {bijector.name}. Received: {len(weights)} weights")

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.core.durable_files import write_atomically
-from glow_tf.core.errors import DivergedError, NonFiniteError, reason_of
+from glow_tf.core.errors import DivergedError, reason_of
 from glow_tf.devices.workers import holds_anywhere, in_several_processes
 from glow_tf.model.glow import Glow
 from glow_tf.run import pictures
@@ -28,8 +28,6 @@ DESCRIPTIONS = {  # of TensorBoard's charts, by the first word of their names
     "bits_of_level": "Bits per dimension that this level adds to those of a uniform density, which are 8 for "
     "8-bit images; 8 plus all levels is bpd/train. Negative: the level saves bits. Lower is better."
 }
-# Steps outside of their bands with which no phase ends: the next one's steps cannot tell whether it diverged.
-LAST_STEPS = 3
 
 
 class RunCallback(keras.callbacks.Callback):
@@ -194,7 +192,6 @@ class TensorBoardByPart(RunCallback):
         yield "speed/images_per_second", result.images_per_second
         yield "speed/epoch_seconds", result.seconds
         yield "training/skipped_steps", result.skipped_steps
-        yield "training/recoveries", result.recoveries
         if result.non_finite_samples is not None:
             yield "samples/non_finite_pixels", result.non_finite_samples
         for name, value in result.means.items():
@@ -223,11 +220,13 @@ class WholeEpochs(keras.callbacks.Callback):
 
 
 class SaveCheckpoints(RunCallback):
-    """Saves the state after every epoch, if it is finite, once everything else of the epoch is on disk.
+    """Saves the state after every epoch, once everything else of the epoch is on disk.
+
+    It does not save one that diverged: of test bits beyond all bounds, or with numbers that are not finite.
 
     Within an epoch it saves when `checkpoint_minutes` have passed since the last save, and when the run is
-    interrupted: the step is made, its state is saved, and the run ends. While training may be about to
-    diverge it saves nothing. In a run of several processes interrupts do not wait.
+    interrupted: the step is made, its state is saved, and the run ends. In a run of several
+    processes interrupts do not wait.
     """
 
     def __init__(self, run: Run, result: EpochResult, interrupts: Interrupts):
@@ -237,7 +236,7 @@ class SaveCheckpoints(RunCallback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Starts to count the minutes; lets interrupts end the run while no step is made."""
         self._last = time.monotonic()
-        self.interrupts.release()  # one may have waited since a step that ended in a divergence
+        self.interrupts.release()
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         if not in_several_processes(self.run.strategy) and batch >= self.model.steps_before:
@@ -250,7 +249,7 @@ class SaveCheckpoints(RunCallback):
         waiting = self.interrupts.waiting
         due = waiting or self._is_due()
         # A run goes on from the newest checkpoint: one of a divergence would stop it again and again.
-        if due and not self.model.divergence_monitor.steps_outside and self._all_finite():
+        if due and self._all_finite():
             start = time.perf_counter()
             self.run.checkpoints.save_within(batch + 1, self.result.seconds)
             self._last = time.monotonic()
@@ -259,25 +258,15 @@ class SaveCheckpoints(RunCallback):
             self.interrupts.release()
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
-        """Saves; raises DivergedError if a phase would end amid a divergence, or with numbers not finite."""
-        phase, checkpoints = self.model.phase, self.run.checkpoints
-        outside = self.model.divergence_monitor.steps_outside
+        """Saves; raises DivergedError if the epoch diverged."""
+        phase, validation = self.model.phase, self.result.validation
         if not self._all_finite():
-            what = (
-                f"after the last step in phase '{phase}' a weight or a moment of an optimizer is not finite"
+            raise DivergedError(
+                f"Training stopped: after the last step in phase '{phase}' a weight or a moment of an "
+                "optimizer is not finite."
             )
-            raise NonFiniteError(f"Training stopped: {what}.", phase.active, what)
-        last_of_phase = epoch + 1 == self.params["epochs"] or self.model.phase_of(epoch + 1) != phase
-        if last_of_phase and outside >= LAST_STEPS:
-            what = f"the last {outside} steps in phase '{phase}' were outside of their band"
-            if self.run.config.train.on_divergence == "recover":
-                raise DivergedError(f"Training stopped: {what}.", phase.active, what)
-            print(f"WARNING: {what}.", flush=True)
-        if int(checkpoints.recoveries.numpy()) == 1:  # the first time, a lower rate holds for one epoch
-            for factor in self.model.rate_factors:
-                factor.assign(1.0)
-        validation = self.result.validation
-        checkpoints.save(epoch + 1, None if validation is None else validation[0])
+        self.model.training_steps.check_bits(phase, {"test": self.result.test[0]})
+        self.run.checkpoints.save(epoch + 1, None if validation is None else validation[0])
         self._last = time.monotonic()
         self.model.stop_training |= loses_patience(self.run, epoch + 1)
 

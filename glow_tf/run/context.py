@@ -234,7 +234,7 @@ def prepare(config: RunConfig, workdir: Workdir, strategy: Strategy) -> Run:
 
 def _of_all_processes(config: RunConfig) -> str:
     """Returns what all processes of a run must have alike: what changes numbers, or when all stop."""
-    own = MAY_DIFFER - {"patience", "max_skipped_steps", "on_divergence"}
+    own = MAY_DIFFER - {"patience", "max_skipped_steps"}
     return " ".join(f"--{name}={value}" for name, value in config.to_settings().items() if name not in own)
 
 

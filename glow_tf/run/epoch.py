@@ -34,7 +34,6 @@ class EpochResult:
     images_per_second: float = 0.0  # of training
     test: tuple[float, float] | None = None  # bits/dim and their standard error
     validation: tuple[float, float] | None = None
-    recoveries: int = 0  # how often the run went back to a checkpoint before the epoch
     peak_memory_mb: float = 0.0
     grid: np.ndarray | None = None  # of samples, uint8 [H, W, C]
     non_finite_samples: int | None = None  # pixels of the grid

@@ -22,7 +22,7 @@ from glow_tf.devices.workers import (
 )
 from glow_tf.layout.schedule import phases_of
 from glow_tf.run import callbacks as run_callbacks
-from glow_tf.run import recovery, tables
+from glow_tf.run import tables
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
 from glow_tf.run.files import checkpoint_files
@@ -52,12 +52,12 @@ def train(config: RunConfig, export: Exporter, callbacks: Callbacks = ()) -> Map
       config: the run.
       export: writes a model to a folder, as `glow_tf.export` does; called at the end if `config.export`.
       callbacks: of `PartsTrainer.fit`, after the run's own. One that stops training stops it at the end of
-        the epoch. A run that goes back calls `fit` again, with the same ones.
+        the epoch.
 
     Raises:
       ConfigError: something is wrong with the settings, the data or the disk; nothing was trained.
       OSError: the disk, or another process, failed; the message says what is kept.
-      DivergedError: training diverged, also after going back; the message says what is kept.
+      DivergedError: training diverged; the message says what is kept.
       KeyboardInterrupt: Ctrl-C or SIGTERM; the message says which epoch, or which step of it, is kept.
     """
     start = time.monotonic()
@@ -130,7 +130,7 @@ def _train(
         if run.config.init_from and len(run.images.validation) and not (epoch or run.checkpoints.steps):
             _score_start(run)
         if epoch < len(run.phases) and not loses_patience(run, epoch):
-            recovery.fit_and_recover(run, epoch, lambda first: _fit(run, first, interrupts, callbacks))
+            _fit(run, epoch, interrupts, callbacks)
         is_used = run.config.export or run.workdir.best_epoch is not None
         trained = trained_model(run) if run.is_chief and is_used else None
         result = finish(run, trained, export, start) if run.is_chief else {}
@@ -148,7 +148,8 @@ def _saying_what_is_kept(run: Run) -> Iterator[None]:
             raise
         raised, kept = error, run.workdir.kept()
         if isinstance(error, DivergedError):
-            raised = recovery.with_sentence(error, kept)
+            again = "It would diverge there again: a new run needs a lower rate."
+            raised = DivergedError(f"{error} {kept} {again}")
         elif isinstance(error, OSError):
             raised = OSError(f"{error} {kept}")
         interrupted = isinstance(error, KeyboardInterrupt)
@@ -183,7 +184,7 @@ def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Callbacks) -> Non
     """Trains from an epoch on (from 0), or from the step after it that was restored; calls `others` last."""
     checkpoints = run.checkpoints
     step = int(checkpoints.steps)
-    result = EpochResult(recoveries=int(checkpoints.recoveries), seconds=float(checkpoints.seconds))
+    result = EpochResult(seconds=float(checkpoints.seconds))
     # Each reads what those before it have filled in; the checkpoint comes when all else is on the disk.
     callbacks = [run_callbacks.FillPrefixCaches(run, result), run_callbacks.EpochRecord(run, result)]
     if run.config.sample_every and run.is_chief:

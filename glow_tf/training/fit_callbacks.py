@@ -73,10 +73,9 @@ class PhaseSwitch(keras.callbacks.Callback):
     """Puts the trainer into the phase of each epoch; the steps before `steps_before` pass by."""
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        phases = [self.model.phase_of(e) for e in range(epoch + 1)]
-        self.model.set_phase(phases[-1])
+        self.model.set_phase(self.model.phase_of(epoch))
         self.model.reset_metrics()
-        self.model.training_steps.begin_epoch(phases, self.params["steps"], self.model.steps_before > 0)
+        self.model.training_steps.skips.begin_epoch(self.params["steps"])
         self._passing = self.model.steps_before > 0
         if self._passing:
             so_far = self.model.get_metrics_result()
@@ -89,8 +88,9 @@ class PhaseSwitch(keras.callbacks.Callback):
             self.model.set_phase(self.model.phase)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Gives every epoch the same logs: NaN where its phase computes nothing."""
+        """Gives every epoch the same logs, NaN where its phase computes nothing; stops if it diverged."""
         self.model.steps_before = 0
+        self.model.training_steps.end_epoch(self.model.phase, logs)
         for name in self.model.logs.means.names:
             logs.setdefault(name, math.nan)
 
@@ -104,7 +104,7 @@ class PhaseSwitch(keras.callbacks.Callback):
                 del logs[name]
         if self._passing:
             return
-        self.model.training_steps.end_step(self.model.phase)
+        self.model.training_steps.skips.check(self.model.phase)
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Replaces the other parts' weights by their averages when Keras has done so with the first part's.

@@ -38,9 +38,6 @@ class CompileOptions:
         replicas; 0 does not clip. The norm is over the parts that train together: end to end over all.
       max_skipped_steps: how many steps in a row are skipped if their loss, or the norm of a gradient, is not
         finite; one more ends the run, and so does an epoch of such steps. 0 ends it at the first.
-      max_outside_steps: how many steps in a row a loss, or the norm of a part's gradients, may be outside of
-        its band (see `DivergenceMonitor`); one more ends the run. If `max_skipped_steps` is more, that many.
-        None does not watch.
       rate_scaling: `size` multiplies the rate of each weight by a factor that depends on the width and the
         number of flow steps, so that one rate suits models of all sizes; see `rate_factor`. `none` gives
         every weight the optimizer's rate.
@@ -53,7 +50,6 @@ class CompileOptions:
 
     clip_norm: float = 0.0
     max_skipped_steps: int = 10
-    max_outside_steps: int | None = 10
     rate_scaling: str = "size"
     steps_per_execution: int = 1
     jit_compile: bool | str = "auto"
@@ -103,14 +99,12 @@ class CompileOptions:
             raise ConfigError(
                 f"steps_per_execution must be 1 or more, an integer. Received: steps_per_execution={steps!r}"
             )
-        counts = (self.max_skipped_steps, self.max_outside_steps or 0)
-        are_counts = all(isinstance(count, numbers.Integral) and count >= 0 for count in counts)
+        is_count = isinstance(self.max_skipped_steps, numbers.Integral) and self.max_skipped_steps >= 0
         is_norm = isinstance(self.clip_norm, numbers.Real) and 0 <= self.clip_norm < math.inf
         wrong = {
             "steps_per_execution must be 1 in several processes": self.steps_per_execution != 1
             and in_several_processes(strategy),
-            "max_skipped_steps and max_outside_steps must be integers and must not be "
-            "negative": not are_counts,
+            "max_skipped_steps must be an integer and must not be negative": not is_count,
             "clip_norm must be finite and must not be negative": not is_norm,
             f"rate_scaling must be one of {', '.join(RATE_SCALINGS)}": self.rate_scaling not in RATE_SCALINGS,
             "part_devices needs one replica": placed and replicas > 1,

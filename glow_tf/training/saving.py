@@ -13,7 +13,7 @@ from glow_tf.training.options import CompileOptions
 from glow_tf.training.step.objective import PriorObjective
 
 # What trainers did before these options existed.
-IF_MISSING = {"max_skipped_steps": 0, "max_outside_steps": None, "rate_scaling": "none"}
+IF_MISSING = {"max_skipped_steps": 0, "rate_scaling": "none"}
 
 
 def config_of(trainer: keras.Model) -> dict[str, Any]:

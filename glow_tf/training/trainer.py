@@ -72,7 +72,6 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         self.forward_pass = ForwardPass(glow, self.local_objectives)
         self.logs = Logs(glow.parts, self.local_objectives)
         self.prefix_caches: dict[Phase, PrefixCache] = {}
-        self.rate_factors: list[tf.Variable] = []  # of a run, for each part
         self.finished_epochs = 0  # of the run that `load_trainer` loads
         self.steps_before = 0  # that the running epoch had made before this `fit`, which goes on after them
         self.build((None, *glow.image_shape))
@@ -85,9 +84,9 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
 
         Args:
           optimizers: a `TrainConfig`, to train as `glow-tf train` does with these settings, in their phases
-            unless the trainer has its own (but a trainer does not go back after a divergence); nothing, for
-            the default settings; one optimizer per part; or one optimizer or its name, such as "adamax", of
-            which every part gets a new one. `optimizer` is another name of the argument.
+            unless the trainer has its own; nothing, for the default settings; one optimizer per part; or one
+            optimizer or its name, such as "adamax", of which every part gets a new one. `optimizer` is
+            another name of the argument.
           **options: of `CompileOptions`; they win over those of a `TrainConfig`. With one, also
             `steps_per_epoch`; otherwise the first `fit` finds it where the rates need it.
 
@@ -101,7 +100,6 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
             with self.distribute_strategy.scope():
                 recipe = recipe_of(given or TrainConfig(), self.glow, own, steps)
             given, options = recipe.optimizers, recipe.options | options
-            self.rate_factors = recipe.rate_factors
             self.set_phases(recipe.phases)
         checked = CompileOptions.of(options)
         with self.distribute_strategy.scope():
@@ -114,7 +112,6 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         options = options.checked(self.glow, self.distribute_strategy, optimizers)
         with self.distribute_strategy.scope():
             self.training_steps = TrainingSteps(self.forward_pass, optimizers, options, self.seed)
-        self.divergence_monitor = self.training_steps.skips.divergence_monitor
         self.averages = Averages(self.forward_pass, optimizers)
         # Keras callbacks that look at `model.optimizer` see the first part's.
         super().compile(optimizers[0], **options.of_keras())
@@ -208,7 +205,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         Raises:
           ConfigError: something does not fit the model, or has no meaning here; an epoch would train at a
             rate that has fallen to 0, or rates need the number of steps per epoch, which is not known.
-          NonFiniteError, DivergedError: too many steps in a row were not finite, or out of their band.
+          DivergedError: too many steps in a row were not finite, or an epoch ends above 32 bits/dim.
         """
         check_compiled(self, "fit")
         check_phases(self.glow, self.phases or (self.phase,), self.local_objectives)
@@ -253,7 +250,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
             self.initialize(batch["images"], batch.get("noise"), batch.get("condition"))
         self.averages.start()
         logs = super().train_on_batch(batch, return_dict=return_dict)
-        self.training_steps.end_step(self.phase)
+        self.training_steps.skips.check(self.phase)
         return logs
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight=None, return_dict: bool = False) -> Any:

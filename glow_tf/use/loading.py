@@ -60,7 +60,7 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
         steps_per_epoch = data.steps_per_epoch(images, config.train.batch_size)
     trainer = compiled_trainer(config, saved.untrained_glow(workdir), phases, steps_per_epoch)
     with content.readable(path):
-        content.read_into(content.state_of(trainer) | content.divergence_of(trainer), path, partly=True)
+        content.read_into(content.state_of(trainer), path, partly=True)
     trainer.averages.swap()  # a checkpoint's model has the averages
     trainer.finished_epochs = epochs
     return trainer

@@ -26,9 +26,6 @@ from lab.studies.study import Study, Variant
 FAILURE = "failure.txt"
 FINISHED, UNFINISHED = "finished", "unfinished"  # outcomes; any other is the reason why a run failed
 
-# Otherwise a run that diverges would go on with half the rate, and count as one with the rate compared.
-AS_SET = {"on_divergence": "stop"}
-
 Configure = Callable[[Mapping[str, str]], RunConfig]
 
 
@@ -200,7 +197,7 @@ def tuning_runs(study: Study, folder: pathlib.Path, configure: Configure) -> lis
     for variant in (v for v in study.variants if flag not in v.flags):
         for value in values:
             label = f"{flag}_{value}"
-            flags = {"seed": "0", **AS_SET, **study.all_flags, **variant.flags, **study.tune_flags}
+            flags = {"seed": "0", **study.all_flags, **variant.flags, **study.tune_flags}
             flags[flag] = value
             flags |= {
                 "workdir": str(folder / "tuning" / variant.name / label),
@@ -252,7 +249,7 @@ def runs_of(
     runs = []
     for seed in study.seeds[:1] if quick else study.seeds:
         for variant in study.variants:
-            flags = {**AS_SET, **study.all_flags, **variant.flags}
+            flags = {**study.all_flags, **variant.flags}
             if variant.name in values:
                 flags[study.tuned[0]] = values[variant.name]
             flags |= study.quick_flags if quick else {}

@@ -72,8 +72,7 @@ class Study:
                                    different machines are not compared)
 
     Later sections win: flagfile, all, variant, grid, tune (in tuning runs; other runs get the value it
-    chose), quick. Lines that start with # are comments. A run that diverges fails, unless [all] or a
-    variant sets on_divergence to recover.
+    chose), quick. Lines that start with # are comments. A run that diverges fails.
 
     Attributes:
       name: of the file, without its ending.

@@ -72,14 +72,6 @@ def configure(flags):
     return RunConfig.from_settings(settings)
 
 
-def test_a_run_that_diverges_fails_unless_the_file_wants_it_otherwise(tmp_path):
-    """Otherwise it would go on with half of the rate, and count as one with the rate that is compared."""
-    for extra, expected in (("", "stop"), ("on_divergence = recover\n", "recover")):
-        study = read_study(study_file(tmp_path, TEXT.replace("width = 16\n", f"width = 16\n{extra}")))
-        runs = [*tuning_runs(study, tmp_path, configure), *runs_of(study, tmp_path, configure, {})]
-        assert {run.config.train.on_divergence for run in runs} == {expected}
-
-
 def test_a_study_file_becomes_runs_of_each_seed_and_variant(tmp_path):
     study = read_study(study_file(tmp_path))
     assert (study.name, study.title, study.baseline, study.seeds) == ("question", "A question", "one", (0, 3))

@@ -309,7 +309,7 @@ def test_in_a_part_every_step_of_the_inverse_is_bounded(in_part, so_far):
     output, bounded = in_part.forward_in_part(so_far), []
     result, _ = in_part.inverse_in_part(output.h, output.latents, lambda h: bounded.append(h) or h + 1)
     # A `FlowSplit`, which is one step, has flow steps within.
-    assert len(bounded) == len(in_part.step_names) + (in_part.flow.count if hasattr(in_part, "flow") else 0)
+    assert len(bounded) == in_part.copies + (in_part.flow.count if hasattr(in_part, "flow") else 0)
     np.testing.assert_array_equal(result, bounded[-1] + 1)
 
 
@@ -317,27 +317,6 @@ def test_in_a_part_initialisation_returns_what_goes_on(in_part, so_far):
     twin = _twin(in_part)
     h = twin.initialize_in_part(so_far.h)
     np.testing.assert_allclose(h, twin.forward_in_part(so_far).h, atol=1e-9)
-
-
-def test_step_by_step_a_bijector_does_what_it_does_at_once(in_part, so_far):
-    names, stepped = [], so_far
-    for name, forward in in_part.steps():
-        names.append(name)
-        stepped = forward(stepped)
-    assert names == in_part.step_names
-    assert len(set(names)) == (in_part.count if isinstance(in_part, Stack) else 1)
-    output = in_part.forward_in_part(so_far)
-    for mine, expected in zip(tf.nest.flatten(stepped), tf.nest.flatten(output), strict=True):
-        np.testing.assert_allclose(mine, expected, atol=1e-10)
-
-
-def test_the_log_scales_of_every_step_come_with_what_it_computes(in_part, so_far):
-    h, latents, scales = in_part.log_scales_in_part(so_far.h)
-    output = in_part.forward_in_part(so_far)
-    for mine, expected in zip((h, *latents), (output.h, *output.latents[1:]), strict=True):
-        np.testing.assert_allclose(mine, expected, atol=1e-10)
-    assert scales.shape == (len(in_part.step_names), 2)
-    assert ((scales >= 0) | (scales == -np.inf)).numpy().all()
 
 
 def test_log_determinants_by_place_add_up(in_part, so_far):
@@ -350,7 +329,7 @@ def test_log_determinants_by_place_add_up(in_part, so_far):
 
 def test_weights_by_step_make_the_same_bijector_again(in_part):
     weights, twin = in_part.get_weights_by_step(), _twin(in_part)
-    assert len(weights) == len(in_part.weights) * len(in_part.step_names)
+    assert len(weights) == len(in_part.weights) * in_part.copies
     twin.set_weights([np.zeros_like(value) for value in twin.get_weights()])
     twin.set_weights_by_step(weights)
     for mine, others in zip(twin.get_weights(), in_part.get_weights(), strict=True):

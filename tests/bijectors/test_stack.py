@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import make_flow_step, perturb
+from small import copy_of, make_flow_step, perturb
 
 from glow_tf.bijectors import Chain, FlowStep, Stack
 
@@ -28,7 +28,7 @@ def test_a_stack_computes_what_the_chain_of_its_copies_does(x):
     chain = Chain(steps, dtype="float64")
     chain.build(x.shape)
     for k, step in enumerate(steps):
-        with stack.copy(k) as copy:
+        with copy_of(stack, k) as copy:
             weights = [v.value for v in copy.weights]
         step.set_weights(weights)
     compiled = tf.function(stack.forward_and_log_det, autograph=False)
@@ -43,7 +43,7 @@ def test_copies_start_as_bijectors_of_consecutive_seeds(x):
     for k in range(2):
         alone = make_flow_step(8, seed=5 + k)
         alone.build(x.shape)
-        with stack.copy(k) as copy:
+        with copy_of(stack, k) as copy:
             for a, b in zip(copy.weights, alone.weights, strict=True):
                 np.testing.assert_array_equal(a.value, b.value)
 

@@ -16,7 +16,7 @@ from small import ROOT, run_program
 
 from glow_tf import presets
 from glow_tf.commands import cli, parsing, run_flags
-from glow_tf.core.errors import ConfigError, NonFiniteError
+from glow_tf.core.errors import ConfigError, DivergedError
 from glow_tf.run.files.flags_file import command_of, flagfile
 
 
@@ -257,7 +257,7 @@ def test_a_flagfile_that_includes_itself_is_refused(tmp_path):
     ("error", "status", "message"),
     [
         (ConfigError("a setting"), 1, "Error: a setting\n"),
-        (NonFiniteError("a loss"), 1, "Error: a loss\n"),
+        (DivergedError("a loss"), 1, "Error: a loss\n"),
         (OSError(28, "No space left on device"), 1, "Error: [Errno 28] No space left on device\n"),
         (
             OSError(36, "File name too long", 5_000 * "x"),

@@ -170,7 +170,7 @@ def began(tmp_path_factory):
 
 @pytest.mark.parametrize("ema", AVERAGES)
 def test_where_no_epoch_is_better_the_run_ends_with_the_untouched_start(began, tmp_path, capsys, ema):
-    absurd = {**BEGUN, "init_from": str(began), "learning_rate": "1.0", "on_divergence": "stop"}
+    absurd = {**BEGUN, "init_from": str(began), "learning_rate": "1.0"}
     settings = overfitting(tmp_path / "run", **absurd, ema=ema, export=True, sample_every=1)
     with only_endpoints("bits_per_dim"):
         summary = train(settings, eager=True)

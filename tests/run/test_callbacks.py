@@ -29,7 +29,7 @@ def test_workers_but_the_first_write_no_history(tmp_path, small_images, eager):
     test = data.evaluation_batches(small_images, 32, seed=0)
     run = types.SimpleNamespace(workdir=folder, config=folder.config, steps_per_epoch=4, is_chief=False)
     run.layouts = ()
-    run.held_out, run.probe, run.checkpoints = {"test": test}, None, types.SimpleNamespace(epochs=0)
+    run.held_out, run.checkpoints = {"test": test}, types.SimpleNamespace(epochs=0)
     callbacks = [FillPrefixCaches(run, result), EpochRecord(run, result)]
     trainer.fit(small_images, batch_size=32, callbacks=callbacks, verbose=0)
     folder.close()

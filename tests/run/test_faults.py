@@ -147,20 +147,6 @@ def test_the_checkpoint_before_one_that_was_cut_off_is_restored(small_checkpoint
     np.testing.assert_array_equal(weight, tf.fill(weight.shape, 1.0))
 
 
-def test_the_pointer_names_a_checkpoint_that_is_there_after_later_ones_were_removed(
-    small_checkpoints, tmp_path, capsys
-):
-    checkpoints, _ = small_checkpoints(tmp_path)
-    for epoch in (1, 2, 3):
-        checkpoints.save(epoch)
-    checkpoints.remove_after(2)
-    assert checkpoint_files.pointed_to(tmp_path) == 2
-    assert small_checkpoints(tmp_path)[0].restore() == 2
-    assert "WARNING" not in capsys.readouterr().out
-    checkpoints.remove_after(0)
-    assert not (tmp_path / checkpoint_files.POINTER).exists()
-
-
 def test_a_checkpoint_whose_files_are_not_to_be_seen_gets_no_name(small_checkpoints, tmp_path, monkeypatch):
     """As on a shared disk that shows old names."""
     checkpoints, _ = small_checkpoints(tmp_path)

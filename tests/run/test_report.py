@@ -165,7 +165,7 @@ def test_a_run_ends_with_a_report_that_shows_its_least_and_most_usual_images(
 
 def test_a_run_that_diverges_is_reported(tmp_path, reports):
     own = {"learning_rate": "1e6", "rate_scaling": "none", "optimizer": "sgd", "clip_norm": 0.0}
-    own |= {"warmup_steps": 0, "max_skipped_steps": 0, "on_divergence": "stop"}
+    own |= {"warmup_steps": 0, "max_skipped_steps": 0}
     with pytest.raises(DivergedError) as raised:
         train(config(tmp_path / "run", **FAST | own), eager=True)
     page = read_page(tmp_path / "run" / "report.html")

@@ -15,7 +15,6 @@ from glow_tf import ConfigError, PartsTrainer
 from glow_tf.run.callbacks import SaveCheckpoints
 from glow_tf.run.epoch import EpochResult
 from glow_tf.run.files import checkpoint_files
-from glow_tf.run.files.checkpoint_content import within_epoch_of
 from glow_tf.run.files.checkpoints import Checkpoints
 from glow_tf.run.files.history import reproducible
 from glow_tf.run.interrupts import Interrupts
@@ -285,21 +284,3 @@ def test_a_fit_that_is_refused_leaves_no_steps_to_pass_by(small_images):
     with pytest.raises(ConfigError, match="a callback must watch what every epoch computes"):
         trainer.fit(small_images, batch_size=16, initial_step=2, callbacks=[watches], verbose=0)
     assert trainer.steps_before == 0
-
-
-def test_steps_that_were_not_finite_are_counted_on(tmp_path):
-    trainers = []
-    for _ in range(2):
-        trainer = PartsTrainer(small_glow(flow_steps=1, parts="1"), glow_tf.phases("end_to_end", 1, 2))
-        trainer.compile([keras.optimizers.SGD(1e-3)])
-        trainers.append((trainer, Checkpoints(tmp_path, trainer)))
-    (first, checkpoints), (second, restored) = trainers
-    within_epoch_of(first)["not_finite_in_a_row"].assign(4)
-    checkpoints.rolled_back_to.assign(0)
-    checkpoints.save_within(3, 1.5)
-    restored.restore()
-    assert (int(restored.steps), float(restored.seconds), int(restored.rolled_back_to)) == (3, 1.5, 0)
-    second.training_steps.begin_epoch(second.phases[:1], 9, resumes=True)
-    assert int(within_epoch_of(second)["not_finite_in_a_row"]) == 4
-    second.training_steps.begin_epoch(second.phases[:1], 9, resumes=False)
-    assert int(within_epoch_of(second)["not_finite_in_a_row"]) == 0

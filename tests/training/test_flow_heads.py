@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import config, rows_of, train
-from small import eagerly, make_small_images, objectives, small_config, small_glow
+from small import copy_of, eagerly, make_small_images, objectives, small_config, small_glow
 
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, phases
@@ -100,7 +100,7 @@ def test_a_head_is_initialised_on_what_its_part_puts_out(small_images, eager):
     h = glow.enter(small_images, None, glow.config.seed).h
     (head,) = heads_of(trainer)
     h = head.bijectors[0].forward(glow.parts[0].call(h).h)  # its squeeze
-    with head.bijectors[1].copy(0) as step:
+    with copy_of(head.bijectors[1], 0) as step:
         normed = step.actnorm.forward(h)
     np.testing.assert_allclose(tf.reduce_mean(normed, [0, 1, 2]), np.zeros(h.shape[-1]), atol=1e-4)
     np.testing.assert_allclose(tf.math.reduce_std(normed, [0, 1, 2]), np.ones(h.shape[-1]), atol=1e-2)

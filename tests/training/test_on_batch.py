@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from small import rewound, small_glow
 
-from glow_tf import ConfigError, NonFiniteError, PartsTrainer, phases
+from glow_tf import ConfigError, DivergedError, PartsTrainer, phases
 
 
 def new_trainer(given=()):
@@ -96,5 +96,5 @@ def test_a_step_that_is_not_finite_says_what_fit_says(small_images):
     trainer = make_trainer()
     trainer.train_on_batch(small_images)
     trainer.glow.trainable_variables[0].assign(np.full(trainer.glow.trainable_variables[0].shape, np.nan))
-    with pytest.raises(NonFiniteError, match="not finite in phase 'end to end'"):
+    with pytest.raises(DivergedError, match="not finite in phase 'end to end'"):
         trainer.train_on_batch(small_images)

@@ -11,11 +11,10 @@ import pytest
 import tensorflow as tf
 from small import make_small_images, perturb, small_config, small_glow, weight_of
 
-from glow_tf import ConfigError, Glow, NonFiniteError, PartsTrainer, TrainConfig, data, phases
+from glow_tf import ConfigError, DivergedError, Glow, PartsTrainer, TrainConfig, data, phases
 from glow_tf.layout.schedule import end_to_end, one_part
 from glow_tf.training.optim.optimizers import FusedAdamax, PartRate, check_rates, make_optimizers
 from glow_tf.training.options import warn_of_late_priors
-from glow_tf.training.step.diagnosis import Seen, explain_non_finite
 
 
 def make_trainer(
@@ -209,17 +208,15 @@ def test_clipping_scales_the_gradients_of_one_step(small_images, eager):
             assert norms == pytest.approx([0.1, 0.0], rel=1e-3)
 
 
-def test_a_non_finite_step_names_part_bijector_and_range_and_changes_nothing(small_images, eager):
+def test_a_non_finite_step_names_part_step_and_rate_and_changes_nothing(small_images, eager):
     small = {"parts": "1,1", "flow_steps": 2, "num_blocks": 1, "run_eagerly": True}
     trainer = make_trainer("end_to_end", 1, 0, **small)
     trainer.initialize(small_images)
     log_scale = weight_of(trainer.glow.parts[1], "block_1_flow_steps/actnorm_log_scale")
     log_scale.assign(np.full(log_scale.shape, 200.0))
     before = trainer.glow.get_weights()
-    with pytest.raises(
-        NonFiniteError,
-        match=r"step 3 of part 2.*part 2, bijector block_1_flow_steps \(number 1 of 1\).*\[-?\d",
-    ):
+    report = r"not finite in phase 'end to end', step 3 of part 2, at a learning rate of [\d.e-]+ \(loss nan "
+    with pytest.raises(DivergedError, match=report):
         trainer.fit(small_images, batch_size=16, verbose=0)
     for a, b in zip(before, trainer.glow.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -243,7 +240,7 @@ def test_compile_needs_one_optimizer_per_part():
         {"clip_norm": math.nan},
         {"clip_norm": "1"},
         {"max_skipped_steps": 1.5},
-        {"max_outside_steps": -1},
+        {"max_skipped_steps": -1},
     ],
     ids=str,
 )
@@ -273,19 +270,6 @@ def test_fit_takes_tensors_and_keras_arguments(small_images, eager):
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
     trainer.fit(tf.constant(small_images), batch_size=32, shuffle=True, callbacks=callback, verbose=0)
     assert seen == [0]
-
-
-def test_the_diagnosis_looks_past_priors_that_are_in_no_objective(small_images, eager):
-    glow = small_glow(perturbed=False)
-    glow.initialize(small_images)
-    # Part 1's output is so large that its local prior overflows, which end to end is nobody's concern.
-    for part, value in zip(glow.parts, (48.0, 80.0), strict=True):
-        weight_of(part, "block_1_flow_steps/actnorm_log_scale").assign(np.full((1, 4), value))
-    v = glow.dequantized(small_images)
-    text = str(explain_non_finite(glow, end_to_end(2), 3, 1, Seen(v), np.nan, [np.nan] * 2))
-    assert "step 3 of part 2" in text
-    assert "part 2, " in text
-    assert "part 1, " not in text
 
 
 # Rates
@@ -379,10 +363,7 @@ def test_adam_on_a_head_that_starts_after_end_to_end_epochs_is_warned_of():
 
 
 def test_rate_survives_serialisation():
-    halved = PartRate(2e-2, 100, 5, True, 2e-3, 60)
-    halved.factor = tf.Variable(0.5)
     rate = PartRate(1e-2, 100, 5, True, 1e-3, 60)
-    assert halved.get_config() == rate.get_config()  # a run that went back has halved it
     assert PartRate.from_config(rate.get_config()).get_config() == rate.get_config()
 
 

@@ -41,15 +41,9 @@ def _without_numbers(
     return found
 
 
-def divergence_of(trainer: PartsTrainer) -> dict[str, Any]:
-    """Returns what a trainer knows of divergence, as checkpoints name it."""
-    return {"band": trainer.divergence_monitor.variables, "rate_factors": list(trainer.rate_factors)}
-
-
 def within_epoch_of(trainer: PartsTrainer) -> dict[str, Any]:
     """Returns what a trainer knows of the running epoch, as checkpoints name it."""
-    skips = trainer.training_steps.skips
-    return {"means": trainer.logs.means.variables, "not_finite_in_a_row": skips.in_a_row}
+    return {"means": trainer.logs.means.variables}
 
 
 def epochs_and_steps(path: str) -> tuple[int, list[int]]:
@@ -76,11 +70,6 @@ def read_into(content: dict[str, Any], path: str, partly: bool = False) -> None:
     reader = tf.train.load_checkpoint(path)
     variables = dict(_named(content))
     found = {name for name in reader.get_variable_to_shape_map() if name.endswith(_VALUE)}
-    if "band" in content and f"recoveries/{_VALUE}" not in found:
-        raise OSError(
-            f"the checkpoint {path} is of release 0.4 or an earlier one. Release 0.5 goes on with its run;"
-            " this release loads its model (glow_tf.load), and starts a new run from it (--init_from)."
-        )
     differing = variables.keys() - found if partly else variables.keys() ^ found
     if differing := sorted(differing - {f"save_counter/{_VALUE}"}):
         raise ValueError(f"it has other variables: {', '.join(differing[:3])}")

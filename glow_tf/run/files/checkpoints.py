@@ -1,6 +1,5 @@
 """Checkpoints of a training run."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -25,15 +24,14 @@ UNFINISHED = ".ckpt-*"  # the files of a checkpoint that is being written, or wa
 class Checkpoints:
     """The newest and, where epochs are compared on validation images, the best state of a trainer.
 
-    A checkpoint holds the weights (with ActNorm's flags), every optimizer, the number of finished epochs, and
-    what a run knows of divergence: the bands, how often it went back, and what rates are multiplied by.
+    A checkpoint holds the weights (with ActNorm's flags), every optimizer, and the number of finished epochs.
     Together with the seed, that is all a run needs to go on as if it had not stopped. The two newest are
     kept. An older one is removed when the newest is flushed to the disk, so that a kill or a power cut loses
     at most the checkpoint that is being written, and a damaged file at most the newest (TensorFlow has a
     checksum of every tensor). The same checkpoint restores on one device or many.
 
     A checkpoint within an epoch also holds how many of its steps were made, their means and their time. Only
-    `restore` takes one. Models are loaded from the ends of epochs, and a run that diverged goes back to them.
+    `restore` takes one. Models are loaded from the ends of epochs.
     The two newest are kept, until the epoch is over.
 
     Where the optimizers keep moving averages of the weights, the model of a checkpoint has the averages,
@@ -47,23 +45,19 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path, trainer: PartsTrainer, writes: bool = True):
         self.epochs = tf.Variable(0, dtype=tf.int64)  # finished
-        self.best_bpd = tf.Variable(float("inf"), dtype=tf.float64)  # on validation images, of sound epochs
-        self.recoveries = tf.Variable(0, dtype=tf.int64)  # how often the run went back to a checkpoint
+        self.best_bpd = tf.Variable(float("inf"), dtype=tf.float64)  # on validation images
         self.steps = tf.Variable(0, dtype=tf.int64)  # since the last finished epoch
         self.seconds = tf.Variable(0.0, dtype=tf.float64)  # of training, that these steps took
-        self.rolled_back_to = tf.Variable(-1, dtype=tf.int64)  # finished epochs of that checkpoint
         self._trainer = trainer
-        counted = {"epochs": self.epochs, "best_bpd": self.best_bpd, "recoveries": self.recoveries}
-        within = {"steps": self.steps, "seconds": self.seconds, "gone_back_to": self.rolled_back_to}
-        self._at_ends = content.state_of(trainer) | content.divergence_of(trainer) | counted
+        counted = {"epochs": self.epochs, "best_bpd": self.best_bpd}
+        within = {"steps": self.steps, "seconds": self.seconds}
+        self._at_ends = content.state_of(trainer) | counted
         self._within_epochs = self._at_ends | within | content.within_epoch_of(trainer)
         self._checkpoint = tf.train.Checkpoint(**self._at_ends)
         self._within = tf.train.Checkpoint(**self._within_epochs)
         for checkpoint in (self._checkpoint, self._within):
             checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
         self._folder, self._writes = folder, writes
-        untouched = checkpoint_files.read_untouched(folder)
-        self.start_bpd = untouched["validation"][0] if untouched else math.inf
         if writes:
             make_folder(folder)
             config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
@@ -104,36 +98,6 @@ class Checkpoints:
             found += [(epochs, steps) for steps in checkpoint_files.complete(within_epoch)]
         return sorted(found)
 
-    def roll_back(self, before: int | None = None) -> int | None:
-        """Restores the newest sound checkpoint and removes later ones; returns its number of epochs.
-
-        A checkpoint is sound if its last step was finite and within its band. With `before`, it has fewer
-        epochs than that. None if there is no sound checkpoint; the trainer's state is then that of none.
-        """
-        for epochs in reversed(checkpoint_files.complete(self._folder)):
-            if before is not None and epochs >= before:
-                continue
-            with contextlib.suppress(DamagedCheckpointError):
-                self._read(epochs)
-                if not self._trainer.divergence_monitor.steps_outside:
-                    self.remove_after(epochs)
-                    return epochs
-        return None
-
-    def remove_after(self, epochs: int) -> None:
-        """Removes the checkpoints of more than `epochs` epochs; a run that went back does not need them."""
-        checkpoint_files.remove_within(self._folder)
-        for folder in (self._folder, self._folder / checkpoint_files.BEST):
-            # A pointer to a checkpoint that is not there says that one is missing.
-            if checkpoint_files.pointed_to(folder) > epochs:
-                kept = [number for number in checkpoint_files.complete(folder) if number <= epochs]
-                checkpoint_files.point_to(folder, max(kept, default=0))
-            for later in reversed(checkpoint_files.complete(folder)):
-                if later > epochs:
-                    remove(folder, later)
-                    if folder != self._folder:
-                        self.best_bpd.assign(self.start_bpd)  # the best is to be found again
-
     def all_finite(self) -> bool:
         """Returns whether every weight and every number of an optimizer is finite."""
         for variable in tf.nest.flatten(list(content.state_of(self._trainer).values())):
@@ -150,33 +114,25 @@ class Checkpoints:
             content.read_into(self._within_epochs if steps else self._at_ends, path)
         self._trainer.averages.swap()
         self.steps.assign(steps)
-        if not checkpoint_files.best_epoch(self._folder):  # a run may have been killed while it went back
-            self.best_bpd.assign(self.start_bpd)
 
     def save_start(self, scores: Mapping[str, tuple[float, float]]) -> None:
         """Saves the model that a run begins with as that of epoch 0, which is the best so far.
 
-        It stays there: a run that goes back behind its best epoch has it again. `scores` are those of `test`
-        and `validation` images, with their standard errors.
+        `scores` are those of `test` and `validation` images, with their standard errors.
         """
         if not math.isfinite(scores["validation"][0]):
             return
-        self.start_bpd = scores["validation"][0]
-        self.best_bpd.assign(self.start_bpd)
+        self.best_bpd.assign(scores["validation"][0])
         if self._writes:
             write_atomically(self._folder / checkpoint_files.UNTOUCHED, json_text(scores).encode())
         with self._trainer.averages.in_place():
             self._write(self._folder / checkpoint_files.BEST, 0, 1, self._checkpoint)
 
     def save(self, epochs: int, validation_bpd: float | None = None) -> None:
-        """Saves the state after `epochs` epochs, and once more if it is the best so far; may raise OSError.
-
-        The best is one that a run may go back to: its last step was within its band.
-        """
+        """Saves the state after so many epochs, and again if it is the best so far; may raise OSError."""
         self.epochs.assign(epochs)
         with self._trainer.averages.in_place():
-            better = validation_bpd is not None and validation_bpd < float(self.best_bpd)
-            if better and not self._trainer.divergence_monitor.steps_outside:
+            if validation_bpd is not None and validation_bpd < float(self.best_bpd):
                 self.best_bpd.assign(validation_bpd)
                 self._write(self._folder / checkpoint_files.BEST, epochs, 1, self._checkpoint)
             self._write(self._folder, epochs, 2, self._checkpoint)
@@ -218,7 +174,7 @@ class Checkpoints:
             raise OSError(f"the checkpoint of {of} could not be written: {reason_of(error)}.") from None
         checkpoint_files.point_to(folder, number)
         found = checkpoint_files.complete(folder)
-        kept = [0, *[other for other in found if other <= number][-keep:]]  # later ones are damaged
+        kept = [other for other in found if other <= number][-keep:]  # later ones are damaged
         for other in set(found) - set(kept):
             remove(folder, other)
 

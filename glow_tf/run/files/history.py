@@ -60,7 +60,7 @@ def _what_is_wrong(found: Sequence[str], rows: Sequence[Mapping[str, str]], colu
         if None in row or None in row.values():
             return f"line {line} must have {len(found)} cells"
         for name in set(found) - set(WORDS):
-            # A model that diverged has no finite score; the run may have gone back since.
+            # A model that diverged has no finite score.
             needed = name in NUMBERS
             finite = needed and not name.startswith("test_bpd")
             if not (reads_as_number(row[name], finite=finite) or (row[name] == "" and not needed)):

@@ -35,10 +35,6 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
       in_epochs: whether `steps` and `finetune_from` are still numbers of epochs. `count_steps` makes steps of
         them; before that the rate does not decay.
 
-    Attributes:
-      factor: multiplies every rate; None is 1. It is a variable, so a rate can be halved without tracing
-        steps anew. A schedule is saved with its rates as they are multiplied.
-
     Raises:
       ConfigError: one of `finetune_learning_rate` and `finetune_from` is given without the other.
     """
@@ -66,14 +62,9 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         self.finetune_learning_rate = finetune_learning_rate
         self.finetune_from = finetune_from
         self.in_epochs = in_epochs
-        self.factor: tf.Variable | None = None
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the rate of a step, counted from 0; float32 []."""
-        rate = self._rate(step)
-        return rate if self.factor is None else self.factor * rate
-
-    def _rate(self, step: tf.Tensor) -> tf.Tensor:
         step = tf.cast(step, tf.float32)
         first_steps = self.steps if self.finetune_from is None else self.finetune_from
         rate = self.learning_rate * self._decay(step, first_steps)
@@ -99,14 +90,12 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
             self.finetune_from *= steps_per_epoch
 
     def get_config(self) -> dict:
-        factor = 1.0 if self.factor is None else float(self.factor.numpy())
-        finetune = self.finetune_learning_rate
         return {
-            "learning_rate": factor * self.learning_rate,
+            "learning_rate": self.learning_rate,
             "steps": self.steps,
             "warmup_steps": self.warmup_steps,
             "cosine": self.cosine,
-            "finetune_learning_rate": None if finetune is None else factor * finetune,
+            "finetune_learning_rate": self.finetune_learning_rate,
             "finetune_from": self.finetune_from,
             "in_epochs": self.in_epochs,
         }
@@ -195,14 +184,12 @@ class FusedAdamax(Fused, keras.optimizers.Adamax):
         self._apply_kernel(tf.raw_ops.ResourceApplyAdaMax, gradient, variable, learning_rate)
 
 
-def part_rates(
-    config: TrainConfig, phases: Sequence[Phase], num_parts: int, factors: Sequence[tf.Variable] = ()
-) -> list[PartRate]:
+def part_rates(config: TrainConfig, phases: Sequence[Phase], num_parts: int) -> list[PartRate]:
     """Returns the learning rate of every part, in epochs; see `make_optimizers`."""
     rates = config.learning_rates(num_parts)
     finetune_rates = config.finetune_learning_rates(num_parts)
     before = phases[: first_finetune_epoch(config, phases, num_parts)] if finetune_rates else ()
-    found = [
+    return [
         PartRate(
             rates[k],
             steps=epochs_training(k, phases),
@@ -214,9 +201,6 @@ def part_rates(
         )
         for k in range(num_parts)
     ]
-    for rate, factor in zip(found, factors, strict=bool(factors)):
-        rate.factor = factor
-    return found
 
 
 def steps_made(optimizer: Optimizer) -> keras.Variable:
@@ -278,7 +262,6 @@ def make_optimizers(
     phases: Sequence[Phase],
     num_parts: int,
     steps_per_epoch: int | None,
-    factors: Sequence[tf.Variable] = (),
 ) -> list[Optimizer]:
     """Returns the optimizer of every part.
 
@@ -287,12 +270,11 @@ def make_optimizers(
       phases: the phase of every epoch; the rate of a part runs over the steps that train it.
       num_parts: n.
       steps_per_epoch: training steps per epoch; None: `count_steps` tells it later.
-      factors: for each part, what its rate is multiplied by; empty for rates as they are set.
 
     Raises:
       ConfigError: the number of rates is neither 1 nor n, or no epoch is one of `finetune_learning_rate`.
     """
-    optimizers = [_make_optimizer(config, rate) for rate in part_rates(config, phases, num_parts, factors)]
+    optimizers = [_make_optimizer(config, rate) for rate in part_rates(config, phases, num_parts)]
     if steps_per_epoch:
         count_steps(optimizers, steps_per_epoch)
     return optimizers

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
-import tensorflow as tf
 
 from glow_tf.config import TrainConfig
 from glow_tf.core.errors import ConfigError
@@ -23,7 +22,6 @@ class Recipe(NamedTuple):
     """What a trainer is compiled with."""
 
     phases: tuple[Phase, ...]  # of every epoch
-    rate_factors: list[tf.Variable]  # what the rate of each part is multiplied by, 1 at first
     optimizers: list[keras.optimizers.Optimizer]
     options: dict[str, Any]  # of `PartsTrainer.compile`
 
@@ -47,15 +45,11 @@ def recipe_of(
     for name, has in for_runs.items():
         if value := getattr(train, name):
             raise ConfigError(f"{name} is a setting of runs; a trainer has {has}. Received: {name}={value!r}")
-    factors = []
-    for k in range(num_parts):
-        with glow.on_device_of(k):
-            factors.append(tf.Variable(1.0, trainable=False))
     phases = tuple(phases) or said
-    optimizers = make_optimizers(train, phases, num_parts, steps_per_epoch, factors)
+    optimizers = make_optimizers(train, phases, num_parts, steps_per_epoch)
     names = {field.name for field in dataclasses.fields(CompileOptions)}
     options = {name: value for name, value in vars(train).items() if name in names}
-    return Recipe(phases, factors, optimizers, options)
+    return Recipe(phases, optimizers, options)
 
 
 def _schedule(train: TrainConfig) -> dict[str, Any]:

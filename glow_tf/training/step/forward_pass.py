@@ -111,20 +111,6 @@ class ForwardPass:
             for k in phase.active
         ]
 
-    def losses_of_other_terms(self, phases: Sequence[Phase]) -> list[int]:
-        """Returns the parts whose loss has other terms in the last phase than when it was seen before.
-
-        The likelihood of a level that a phase passes over is missing in the losses of the parts after it.
-        """
-        *before, now = phases
-        found: list[int] = []
-        for k in now.ends:
-            fixed = [j for j in range(k) if self.glow.parts[j].fixed]
-            earlier = next((phase for phase in reversed(before) if k in phase.ends), now)
-            if [earlier.runs_both_ways(j) for j in fixed] != [now.runs_both_ways(j) for j in fixed]:
-                found.append(k)
-        return found
-
 
 def total_loss(losses: Sequence[tf.Tensor | None]) -> tf.Tensor:
     """Returns the loss of a phase, the sum of those of its parts, of any shape and unit."""

@@ -1,20 +1,20 @@
-"""Steps that overflow or leave their band: skipped or counted, and after too many in a row the run's end."""
+"""What diverges: steps that are not finite are skipped, and after too many in a row training stops."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Mapping, Sequence
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from glow_tf.core.errors import DivergedError
 from glow_tf.layout.schedule import Phase
-from glow_tf.model.glow import Glow
-from glow_tf.training.optim.optimizers import steps_made
-from glow_tf.training.step.diagnosis import Seen, explain_divergence, explain_non_finite
-from glow_tf.training.step.divergence import DivergenceMonitor, replicated
-from glow_tf.training.step.gradients import StepGradients, mean_over_examples
+from glow_tf.training.optim.optimizers import Optimizers, steps_made
+from glow_tf.training.step.gradients import StepGradients
+
+MOST_BITS = 32.0  # per dimension at the end of an epoch; a uniform density of 8-bit images has 8
+ADVICE = "A lower learning rate or a longer warm-up usually helps; so does clip_norm, where it is 0."
 
 
 class SkippedSteps:
@@ -22,123 +22,83 @@ class SkippedSteps:
 
     A step whose loss, or the norm of whose gradient, is not finite is skipped: the graph decides that. It
     writes what the step was like into a variable, which the host reads. If more than `most` steps in a row
-    were skipped, or all steps of an epoch, training stops. The last batch is then run again, bijector by
-    bijector, to find out where. These steps are counted anew in every epoch, so a resumed run decides as an
-    uninterrupted one does.
-
-    A step that is finite and outside of its band (see `DivergenceMonitor`) is applied and counted. Training
-    stops if more than `most_outside` steps in a row were outside or not finite; None does not watch.
+    were skipped, or all steps of an epoch, training stops. They are counted anew in every epoch, so a resumed
+    run decides as an uninterrupted one does.
 
     All replicas see the same numbers, so several processes skip a step together, and stop after the same one.
     """
 
-    def __init__(
-        self,
-        glow: Glow,
-        optimizers: Sequence[keras.optimizers.Optimizer],
-        most: int,
-        most_outside: int | None,
-    ):
-        self.glow = glow
+    def __init__(self, optimizers: Optimizers, most: int):
         self.optimizers = optimizers
         self.most = most
-        # The longer of two permissions holds for steps of both kinds.
-        self.most_outside = None if most_outside is None else max(most, most_outside)
         self._strategy = tf.distribute.get_strategy()
-        self.divergence_monitor = DivergenceMonitor(len(glow.parts))
-        self.in_a_row = replicated(tf.zeros([], tf.int64))  # steps up to the last one that were not finite
-        # Of a step: whether it is finite, its loss, each row's value, and which rows of the monitor have one.
-        self._report = replicated(tf.zeros([2 + 2 * self.divergence_monitor.rows]))
-        self._reports: list[Sequence[tf.Tensor]] = []  # of each replica here, of the steps not looked at yet
+        # Of a step: whether it is finite, its loss, and the norm of each part's gradients, if it trains them.
+        # float32: TensorFlow keeps variables of int32 on the host, where XLA on a GPU does not reach them.
+        self._report = tf.Variable(
+            tf.zeros([2 + len(optimizers)]),
+            trainable=False,
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
         self.begin_epoch(None)
 
-    def begin_epoch(self, steps: int | None, resumes: bool = False) -> None:
-        """Counts from zero, unless the epoch goes on; its `steps` (None: not known) are too many to skip."""
-        if not resumes:
-            self.in_a_row.assign(0)
-        self.recall()
+    def begin_epoch(self, steps: int | None) -> None:
+        """Counts from zero; an epoch's `steps` (None: not known) are too many to skip."""
+        self._in_a_row = 0
         self._allowed = self.most if steps is None else min(self.most, steps - 1)
-        self._reports.clear()
-
-    def recall(self) -> None:
-        """Goes on from what the variables hold, which may be what a checkpoint has given them."""
-        self._so_far = int(self.in_a_row.numpy())
-        self.divergence_monitor.recall()
+        self._reports: list[Sequence[tf.Tensor]] = []  # of each replica here, of the steps not looked at yet
 
     def finite(self, phase: Phase, step: StepGradients, norms: Sequence[tf.Tensor]) -> tf.Tensor:
         """Returns whether a step may change the weights, bool []; the same on all replicas.
 
-        The step's losses are those of this replica, the gradients' norms the same on all.
+        The step's loss is that of this replica, the gradients' norms are the same on all.
         """
         finite = tf.reduce_all(tf.math.is_finite(tf.stack([step.loss, *norms])))
-        losses = [mean_over_examples(step.truncated_nlls[k], step.weight) for k in phase.ends]
         if self._strategy.num_replicas_in_sync > 1:
-            anywhere, losses = _over_replicas(~tf.math.is_finite(step.loss), losses, step.weight)
-            finite &= anywhere == 0
-        values, there = [0.0] * self.divergence_monitor.rows, [False] * self.divergence_monitor.rows
-        of_losses, of_norms = self.divergence_monitor.rows_of(phase)
-        for row, loss in zip(of_losses, losses, strict=True):
-            values[row], there[row] = loss, True
-        for row, norm in zip(of_norms, norms, strict=True):
-            values[row], there[row] = norm, True
-        self._report.assign(tf.stack([tf.cast(n, tf.float32) for n in (finite, step.loss, *values, *there)]))
+            bad = tf.cast(~tf.math.is_finite(step.loss), tf.float32)
+            replica = tf.distribute.get_replica_context()
+            finite &= replica.all_reduce(tf.distribute.ReduceOp.SUM, bad) == 0
+        numbers = [finite, step.loss, *[0.0] * len(self.optimizers)]
+        for k, norm in zip(phase.active, norms, strict=True):
+            numbers[2 + k] = norm
+        self._report.assign(tf.stack([tf.cast(number, tf.float32) for number in numbers]))
         return finite
 
     def note(self) -> None:
-        """Keeps what a step that has been made was like, for `fault_of`; waits for nothing."""
+        """Keeps what a step that has been made was like, for `check`; waits for nothing."""
         own = self._strategy.experimental_local_results(self._report)
         self._reports.append([variable.read_value() for variable in own])
 
-    def fault_of(self, phase: Phase, batch: Callable[[], Seen]) -> DivergedError | None:
-        """Looks at the steps of a phase since the last time; returns what stops training after them, if any.
-
-        `batch` returns that of the last of them, which the message looks into.
-        """
+    def check(self, phase: Phase) -> None:
+        """Looks at the steps of a phase since the last time; DivergedError if training stops after them."""
         reports, self._reports = self._reports, []
-        if not reports:
-            return None
-        in_a_row, outside, observed = self._so_far, 0, None
         for of_replicas in reports:
-            finite, loss, values, there = self._read(of_replicas)
-            in_a_row = 0 if finite else in_a_row + 1
-            if self.most_outside is not None:
-                observed = self.divergence_monitor.observe(finite, values, there)
-                outside = observed.consecutive if there.any() else 0
-        self.divergence_monitor.write()
-        if in_a_row != self._so_far:
-            self._so_far = in_a_row
-            self.in_a_row.assign(in_a_row)
-        if in_a_row <= self._allowed and outside <= (self.most_outside or 0):
-            return None
-        rows = self.divergence_monitor.rows_of(phase)
-        step = int(steps_made(self.optimizers[phase.last]).numpy()) - 1
-        if finite:
-            return explain_divergence(self.glow, phase, step, batch(), observed, rows)
-        return explain_non_finite(
-            self.glow, phase, step, max(in_a_row, outside), batch(), loss, values[rows[1]]
+            found = np.stack([report.numpy() for report in of_replicas])
+            loss, *norms = found[:, 1:].max(axis=0)
+            self._in_a_row = 0 if found[:, 0].all() else self._in_a_row + 1
+        if not reports or self._in_a_row <= self._allowed:
+            return
+        bad = [k for k in phase.active if not math.isfinite(norms[k])]
+        # Parts after one whose output is not finite are not finite either; end to end, all are not.
+        part = phase.last if phase.end_to_end or not bad else bad[0]
+        gradients = [float(f"{norms[k]:.4g}") for k in phase.active]
+        last = "" if self._in_a_row == 1 else f" It is the last of {self._in_a_row} such steps in a row."
+        raise DivergedError(
+            f"Training stopped: not finite {self._place(phase, part)} (loss {loss:.6g} bits/dim, gradient "
+            f"norms {gradients}).{last} No step that is not finite changes a weight. {ADVICE}"
         )
 
-    def _read(self, of_replicas: Sequence[tf.Tensor]) -> tuple[bool, float, np.ndarray, np.ndarray]:
-        """Returns whether a step is finite, its loss, and what the monitor observes.
+    def check_bits(self, phase: Phase, bits: Mapping[str, float], most: float = MOST_BITS) -> None:
+        """Raises DivergedError if bits/dim of an epoch of a phase, by what they are of, are above `most`."""
+        for what, value in bits.items():
+            if not value <= most or not math.isfinite(value):
+                above = f", and at most {most:g} are sound" if most < math.inf else ""
+                raise DivergedError(
+                    f"Training stopped: it diverged {self._place(phase, phase.last)}: the epoch ends with "
+                    f"{value:.6g} bits/dim of the {what} images{above}. {ADVICE}"
+                )
 
-        Of replicas that make a step alone the worst one counts, and none that had no batch.
-        """
-        rows = self.divergence_monitor.rows
-        found = np.stack([report.numpy() for report in of_replicas])
-        arrived = found[found[:, 2 + rows :].any(axis=1)]
-        (_, loss), values, there = np.split((arrived if len(arrived) else found).max(0), [2, 2 + rows])
-        return bool(found[:, 0].all()), float(loss), values, there > 0
-
-
-def _over_replicas(
-    bad: tf.Tensor, losses: Sequence[tf.Tensor], weight: tf.Tensor | None
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Returns on how many replicas the loss is not finite, and the mean of each loss over all examples.
-
-    `bad` is whether this replica's loss is not finite; the losses are means over its examples.
-    """
-    count = tf.ones([]) if weight is None else tf.cast(tf.reduce_sum(weight), tf.float32)
-    own = [tf.cast(bad, tf.float32), count, *(count * tf.cast(loss, tf.float32) for loss in losses)]
-    replica = tf.distribute.get_replica_context()
-    anywhere, total, *sums = tf.unstack(replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(own)))
-    return anywhere, [tf.math.divide_no_nan(value, total) for value in sums]
+    def _place(self, phase: Phase, part: int) -> str:
+        optimizer = self.optimizers[part]
+        step, rate = steps_made(optimizer).numpy() - 1, tf.convert_to_tensor(optimizer.learning_rate)
+        return f"in phase '{phase}', step {step} of part {part + 1}, at a learning rate of {float(rate):g}"

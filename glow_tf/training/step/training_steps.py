@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from glow_tf.core.errors import DivergedError
 from glow_tf.devices.strategies import step_function
 from glow_tf.internals import keeping_custom_gradients
 from glow_tf.layout.schedule import Phase, phase_of_epoch
 from glow_tf.training.feed import inputs
-from glow_tf.training.feed.batch import Batch, Dataset, entering, filled_up, named, noise_of_step
+from glow_tf.training.feed.batch import Batch, Dataset, entering, filled_up, noise_of_step
 from glow_tf.training.optim.optimizers import Optimizers, check_rates, count_steps, steps_made
 from glow_tf.training.options import CompileOptions, warn_of_late_priors
-from glow_tf.training.step.diagnosis import Seen
 from glow_tf.training.step.forward_pass import ForwardPass
 from glow_tf.training.step.gradients import OneTape, StepGradients, TapePerPart
+from glow_tf.training.step.objective import PriorObjective
 from glow_tf.training.step.prefix import PrefixCache
-from glow_tf.training.step.skipping import SkippedSteps
+from glow_tf.training.step.skipping import MOST_BITS, SkippedSteps
 from glow_tf.training.step.update import Update
 
 
@@ -36,13 +36,11 @@ class TrainingSteps:
     """
 
     def __init__(self, forward: ForwardPass, optimizers: Optimizers, options: CompileOptions, seed: int):
-        limits = (options.max_skipped_steps, options.max_outside_steps)
-        self.skips = SkippedSteps(forward.glow, optimizers, *limits)
+        self.skips = SkippedSteps(optimizers, options.max_skipped_steps)
         self._update = Update(forward, optimizers, options.clip_norm, options.rate_scaling)
         self._gradients = TapePerPart(forward) if forward.glow.part_devices else OneTape(forward)
         self._forward, self._optimizers, self._options, self._seed = forward, optimizers, options, seed
         self._strategy = tf.distribute.get_strategy()
-        self._last_batch: Any = None
         self.functions: dict[Phase, Callable] = {}
 
     def __call__(
@@ -74,7 +72,7 @@ class TrainingSteps:
             return step(batch)
 
         how = {"compiled": options.jit_compile, "eager": options.run_eagerly}
-        made = self._note if trains else lambda batch: None
+        made = self.skips.note if trains else lambda: None
         run = step_function(self._strategy, step_of, made, steps=options.steps_per_execution, **how)
         return keeping_custom_gradients(run, [])
 
@@ -83,19 +81,14 @@ class TrainingSteps:
         for layer in (*self._forward.glow.parts, *self._forward.objectives):
             layer.set_reversible(reversible)
 
-    def _note(self, batch: Any) -> None:
-        """Keeps the batch of a step that has been made, and what the step was like."""
-        self._last_batch = batch
-        self.skips.note()
-
-    def _with_noise(self, batch: Batch, phase: Phase, ago: int = 0) -> Batch:
+    def _with_noise(self, batch: Batch, phase: Phase) -> Batch:
         """Returns a batch with noise: new noise in every step, where a dataset has images alone."""
         if "noise" in batch:
             return batch
         # One without weights counts no steps.
         trained = (k for k in phase.active if self._forward.glow.parts[k].trainable_variables)
         first = next(trained, phase.active[0])
-        step = steps_made(self._optimizers[first]).value - ago
+        step = steps_made(self._optimizers[first]).value
         return batch | {"noise": noise_of_step(batch["images"], (self._seed, first), step)}
 
     def begin_fit(
@@ -119,33 +112,16 @@ class TrainingSteps:
     def begin_batch(self) -> None:
         """Checks that one step can be made alone: ConfigError where it has no rate."""
         count_steps(self._optimizers, None)
-        self.skips.recall()
 
-    def begin_epoch(self, phases: Sequence[Phase], steps: int | None, resumes: bool) -> None:
-        """Counts skipped steps anew, and forgets losses that had other terms.
+    def end_epoch(self, phase: Phase, logs: Mapping[str, float]) -> None:
+        """Raises DivergedError if the bits/dim in the logs of an epoch are those of a divergence."""
+        bits, last = {"validation": logs.get("val_bpd", 0.0)}, phase.last
+        objective = self._forward.objectives[last]
+        lowers = objective.is_likelihood or isinstance(objective, PriorObjective)  # others need not
+        trained = logs.get("bpd", logs.get(f"local_bpd_{last + 1}", math.nan) if lowers else math.nan)
+        self.check_bits(phase, bits if math.isnan(trained) else {"training": trained, **bits})
 
-        `phases` are those of all epochs up to this one, whose number of `steps` may not be known (None). The
-        first epoch has no reference for its losses.
-        """
-        self.skips.begin_epoch(steps, resumes)
-        if len(phases) == 1 and not resumes:
-            self.skips.divergence_monitor.forget()
-        elif not resumes:
-            self.skips.divergence_monitor.forget_losses(self._forward.losses_of_other_terms(phases))
-
-    def end_step(self, phase: Phase) -> None:
-        """Stops if training diverged."""
-        if fault := self._fault_of(phase):
-            raise fault
-
-    def _fault_of(self, phase: Phase) -> DivergedError | None:
-        return self.skips.fault_of(phase, lambda: self._seen(phase))
-
-    def _seen(self, phase: Phase) -> Seen:
-        """Returns the last batch, of all replicas here, as the last step has seen it."""
-        glow, local = self._forward.glow, self._strategy.experimental_local_results
-        given = named(self._last_batch)
-        batch = filled_up(tf.nest.map_structure(lambda own: tf.concat(local(own), 0), given))
-        batch = self._with_noise(batch, phase, ago=1)
-        v = glow.dequantized(batch["images"], batch["noise"], seed=self._seed)
-        return Seen(v, glow.checked_condition(batch.get("condition")))
+    def check_bits(self, phase: Phase, bits: Mapping[str, float]) -> None:
+        """Raises DivergedError if bits/dim after an epoch, by the images that they are of, are not sound."""
+        real = self._forward.glow.config.is_real  # whose scale, and so whose bits, may be any
+        self.skips.check_bits(phase, bits, math.inf if real else MOST_BITS)

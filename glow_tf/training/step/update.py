@@ -17,10 +17,10 @@ from glow_tf.internals import (
 )
 from glow_tf.layout.schedule import Phase
 from glow_tf.training.optim.optimizers import Optimizer, Optimizers, steps_made
-from glow_tf.training.step.divergence import Tensors
 from glow_tf.training.step.forward_pass import ForwardPass
 from glow_tf.training.step.gradients import StepGradients
 
+Tensors = Sequence[tf.Tensor]
 Variables = Sequence[keras.Variable]
 
 
