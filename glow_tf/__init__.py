@@ -26,7 +26,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "model.glow": ["Glow"],
         "training.step.objective": ["LocalObjective"],
         "training.trainer": ["PartsTrainer"],
-        "use.exports.saved_model": ["export"],
+        "use.exports": ["export"],
         "use.loading": ["load", "load_trainer"],
         "use.score.detector": ["NoveltyDetector"],
         "use.tfp_views": ["as_distribution", "as_tfp_bijector"],
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from glow_tf.model.passage import PartView as PartView
     from glow_tf.training.step.objective import LocalObjective as LocalObjective
     from glow_tf.training.trainer import PartsTrainer as PartsTrainer
-    from glow_tf.use.exports.saved_model import export as export
+    from glow_tf.use.exports import export as export
     from glow_tf.use.loading import load as load
     from glow_tf.use.loading import load_trainer as load_trainer
     from glow_tf.use.score.detector import NoveltyDetector as NoveltyDetector

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 from absl import flags
 
-from glow_tf.commands import cli, configs, run_flags
+from glow_tf.commands import cli, parsing, run_flags
 from glow_tf.config import RunConfig
 from glow_tf.core.errors import ConfigError
 from lab import CONFIGS, children
@@ -53,9 +53,9 @@ def experiment_of(file: str, data_dir: str = "", quick: bool = False, output: st
     Raises:
       ConfigError: the study cannot be read.
     """
-    path = configs.find("study", file, named=CONFIGS / "studies")
+    path = parsing.find_config("study", file, named=CONFIGS / "studies")
     study = read_study(path)
-    flagfile = configs.find("flagfile", study.flagfile)
+    flagfile = parsing.find_config("flagfile", study.flagfile)
     # The rates of a study file are scaled as its flagfile says, unless it says otherwise.
     whole = run_flags.config_of([f"--flagfile={flagfile}", "--workdir=unused"])
     scaling = {"rate_scaling": whole.train.rate_scaling}

@@ -15,7 +15,7 @@ import sys
 
 from absl import flags
 
-from glow_tf.commands import cli, configs
+from glow_tf.commands import cli, parsing
 from lab import CONFIGS
 from lab.studies import report
 from lab.studies.experiment import output_folder
@@ -43,7 +43,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Writes the report."""
-    study = read_study(configs.find("study", values.study, named=CONFIGS / "studies"))
+    study = read_study(parsing.find_config("study", values.study, named=CONFIGS / "studies"))
     table = pathlib.Path(values.csv or output_folder(study, values.quick) / "results.csv")
     folder = pathlib.Path(values.output) if values.output else table.parent / "report"
     print(report.write_report(study, table, folder), f"\n{folder / 'report.html'}")

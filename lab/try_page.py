@@ -39,7 +39,7 @@ from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.progress import with_progress
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.model.parts import Part
-from glow_tf.use.exports.portable import to_onnx
+from glow_tf.use.exports import to_onnx
 from glow_tf.use.score.places import place_maps
 
 PRESET = "photographs"

@@ -25,7 +25,7 @@ from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
 from glow_tf.training import PartsTrainer
 from glow_tf.training.feed.batch import entering
-from glow_tf.use.exports import saved_model
+from glow_tf.use import exports
 
 # For each new name of a variable TensorFlow builds an operation, which is most of what a variable takes.
 gen_resource_variable_ops.var_handle_op = functools.partial(
@@ -58,11 +58,11 @@ def eagerly():
 @contextlib.contextmanager
 def only_endpoints(*names: str):
     """Within the context an export holds these functions alone: each one is traced."""
-    whole = saved_model.endpoints_of
+    whole = exports.endpoints_of
     with pytest.MonkeyPatch.context() as patch:
-        kept = {*names, saved_model.NOT_EXPORTED}
+        kept = {*names, exports.NOT_EXPORTED}
         of = lambda glow: {name: own for name, own in whole(glow).items() if name in kept}  # noqa: E731
-        patch.setattr(saved_model, "endpoints_of", of)
+        patch.setattr(exports, "endpoints_of", of)
         yield
 
 

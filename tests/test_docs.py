@@ -14,14 +14,14 @@ from absl import flags
 from small import ROOT, architecture
 
 import glow_tf
-from glow_tf.commands import cli, configs, run_flags
+from glow_tf.commands import cli, parsing, run_flags
 from glow_tf.core.errors import ConfigError
 from lab import CONFIGS
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = ("bijectors", "data", "devices", "training", "run", "use")
 LAB = ["lab.experiment", "lab.report", "lab.benchmarks.train_normflows"]
-NAMED = {"flagfile": configs.folder(), "study": CONFIGS / "studies"}
+NAMED = {"flagfile": parsing.configs_folder(), "study": CONFIGS / "studies"}
 RUNS = re.compile(r"^<!-- runs -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 URL = re.compile(r"https?://\S+")
 PROGRAM = re.compile(r"^(?:python train/(\w+)\.py|python -m (lab[.\w]+)|glow-tf (\w+))")
@@ -106,7 +106,7 @@ def test_a_command_names_an_existing_program_and_its_flags(line):
             run_flags.define(values)
         elif word.startswith("--") and name != "help":
             if name in NAMED:
-                assert value == "FILE" or configs.find(name, value, named=NAMED[name]).is_file(), word
+                assert value == "FILE" or parsing.find_config(name, value, named=NAMED[name]).is_file(), word
             else:
                 assert name in values or name.removeprefix("no") in values, word
                 assert equals or values[name.removeprefix("no") if name not in values else name].boolean, word
@@ -234,5 +234,5 @@ def test_the_citation_names_this_version():
 def test_a_config_that_does_not_exist_is_noticed():
     """What `test_a_command_names_an_existing_program_and_its_flags` relies on."""
     with pytest.raises(ConfigError):
-        configs.find("flagfile", "configs/none.cfg")
-    assert isinstance(configs.folder(), pathlib.Path)
+        parsing.find_config("flagfile", "configs/none.cfg")
+    assert isinstance(parsing.configs_folder(), pathlib.Path)

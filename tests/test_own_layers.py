@@ -17,7 +17,7 @@ from glow_tf import presets
 from glow_tf.commands import cli, run_flags
 from glow_tf.core.errors import ConfigError
 from glow_tf.layout.partition import part_layouts
-from glow_tf.use.exports import saved_model
+from glow_tf.use import exports
 
 pytestmark = pytest.mark.long
 
@@ -83,7 +83,7 @@ def test_a_layer_of_ones_own_trains_inverts_and_is_kept_in_every_file(name, form
     glow.save(tmp_path / "model.keras")
     glow.save_to_preset(tmp_path / "preset")
     with only_endpoints("log_prob"):
-        saved_model.export(glow, tmp_path / "export")
+        exports.export(glow, tmp_path / "export")
     files = [glow_tf.load(tmp_path / file) for file in ("trainer.keras", "model.keras", "preset")]
     for found in (*files, glow.recut(**({"parts": "1"} if form == "glow" else {}))):
         np.testing.assert_allclose(found.log_prob(IMAGES[:8]), expected, rtol=1e-5)

@@ -1,5 +1,6 @@
-"""Reads arguments into flags; opens flagfiles by path or by name."""
+"""Reads arguments into flags; finds flagfiles by path, or by name in the package."""
 
+import contextlib
 import itertools
 import os
 import pathlib
@@ -9,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from glow_tf.commands import configs
+import glow_tf
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import read_text
 
@@ -100,6 +101,36 @@ def _place_of(values: flags.FlagValues, found: Sequence[Argument]) -> str:
     return ""
 
 
+def configs_folder() -> pathlib.Path:
+    """Returns the folder of the configs, in the package; in a clone it is a link to the one beside it."""
+    return pathlib.Path(glow_tf.__file__).parent / "configs"
+
+
+def find_config(
+    flag: str, value: str, included_by: pathlib.Path | None = None, named: pathlib.Path | None = None
+) -> pathlib.Path:
+    """Returns the file that a flag names; ConfigError if there is none.
+
+    The value is a path relative to the current folder, or the name of a config that comes with the package,
+    such as `quickstart`. A path that starts with `configs/` is found in the package, too. A file of the
+    package that includes another looks in the package first. `named` is the folder of the files with names.
+    """
+    root = named or configs_folder()
+    inside = value.removeprefix("configs/")
+    packaged = [root / inside, root / f"{inside}.cfg"]
+    here = pathlib.Path(os.path.expanduser(value))  # that of pathlib fails for users who do not exist
+    from_package = included_by is not None and root.resolve() in included_by.resolve().parents
+    for path in [*packaged, here] if from_package else [here, *packaged]:
+        with contextlib.suppress(OSError):  # a name that is too long
+            if value and path.is_file():
+                return path
+    names = ", ".join(sorted(path.stem for path in root.glob("*.cfg")))
+    raise ConfigError(
+        f"{flag} must be a file, or the name of a config that comes with glow_tf: {names}. "
+        f"Received: {flag}={value!r:.200}"
+    )
+
+
 def _replaced(
     arguments: Sequence[Argument], included_by: tuple[pathlib.Path, ...], counter: Iterator[int]
 ) -> Iterator[Argument]:
@@ -114,7 +145,7 @@ def _replaced(
         if name in ("--flagfile", "-flagfile"):
             value = value if equals else next(remaining, ("", ""))[0]
             try:
-                path = configs.find("flagfile", value, included_by[-1] if included_by else None)
+                path = find_config("flagfile", value, included_by[-1] if included_by else None)
                 if path.resolve() in included_by:
                     raise ConfigError(f"a flagfile must not include itself. Received: flagfile={value!r}")
                 if next(counter) > MOST_FLAGFILES or len(included_by) > MOST_FLAGFILES // 20:

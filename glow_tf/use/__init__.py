@@ -6,8 +6,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "loading": ["load", "load_trainer"],
-        "exports.saved_model": ["export"],
-        "exports.portable": ["export_onnx"],
+        "exports": ["export", "export_onnx"],
         "images": ["UsedImages", "read_files", "read_images"],
         "latents": [
             "decode",

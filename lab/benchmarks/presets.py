@@ -21,7 +21,7 @@ from glow_tf.commands import cli, model_flags
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
 from glow_tf.use import draw_checked, export_onnx, load, read_images
-from glow_tf.use.exports.saved_model import export
+from glow_tf.use.exports import export
 from lab.benchmarks.rows import added_to
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from glow_tf.core.errors import ConfigError
-from glow_tf.use.exports.portable import to_onnx
+from glow_tf.use.exports import to_onnx
 from lab import try_page
 
 

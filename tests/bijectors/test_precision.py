@@ -10,7 +10,7 @@ from small import make_coupling, make_flow_step, perturb, small_glow
 from glow_tf.bijectors import Coupling, Stack
 from glow_tf.bijectors.networks import CouplingNetwork, convolve
 from glow_tf.bijectors.tracing import for_training, full_precision
-from glow_tf.use.exports.saved_model import export
+from glow_tf.use.exports import export
 
 MIXED = "mixed_bfloat16"
 

@@ -19,8 +19,7 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import json_text
 from glow_tf.model.conditions import of_names
 from glow_tf.run.files.saved import load as load_glow
-from glow_tf.use.exports import saved_model
-from glow_tf.use.exports.portable import to_onnx
+from glow_tf.use import exports
 from glow_tf.use.score.features import DAMAGED, opened
 from glow_tf.use.score.models import Models
 from glow_tf.use.score.rule import Rule
@@ -97,7 +96,7 @@ class _Exported(tf.Module):
         used, self.weights = copy.copy(detector.models_), []
         if used.prior is not None:
             models = (used.prior, used.tuned)
-            used.prior, used.tuned = map(saved_model.without_backward_pass, models)
+            used.prior, used.tuned = map(exports.without_backward_pass, models)
             self.weights += [w.value for glow in (used.prior, used.tuned) for w in glow.weights]
         if used.features is not None:
             self.weights += [w.value for w in used.features.network.weights]
@@ -120,8 +119,8 @@ def export(detector: Any, path: pathlib.Path, kind: str) -> None:
         raise ConfigError(f"format must be one of {', '.join(EXPORTS)}. Received: format={kind!r}")
     if kind == "onnx":
         module = _Exported(detector, 1)
-        write_atomically(path, to_onnx(module.serve.python_function, module.serve.input_signature))
+        write_atomically(path, exports.to_onnx(module.serve.python_function, module.serve.input_signature))
     else:
-        saved_model.check_target(path)
+        exports.check_target(path)
         module = _Exported(detector)
-        saved_model.write(module, {"serving_default": module.serve}, path)
+        exports.write(module, {"serving_default": module.serve}, path)

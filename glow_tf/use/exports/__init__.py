@@ -1,1 +1,0 @@
-"""Models that run without this package."""
