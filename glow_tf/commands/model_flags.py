@@ -181,12 +181,12 @@ def output_path(values: flags.FlagValues, suffix: str) -> pathlib.Path:
     return path
 
 
-def output_folder(values: flags.FlagValues) -> pathlib.Path:
-    """Returns the folder that --output names; ConfigError if it is a file, or cannot be written."""
-    path = pathlib.Path(values.output)
+def output_folder(values: flags.FlagValues, name: str = "output") -> pathlib.Path:
+    """Returns the folder that a flag names; ConfigError if it is a file, or cannot be written."""
+    path = pathlib.Path(values[name].value)
     if not path.name or os.path.isfile(path):  # unlike Path.is_file, at any name
-        raise ConfigError(f"output must be a folder with a name. Received: output={values.output!r}")
-    _check_writable("output", path, path)
+        raise ConfigError(f"{name} must be a folder with a name. Received: {name}={values[name].value!r}")
+    _check_writable(name, path, path)
     return path
 
 

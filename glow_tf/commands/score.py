@@ -4,13 +4,13 @@
     glow-tf score check --dataset=folder:NEW --false_alarms=0.05
 
 `fit` tunes --model, a prior that has not seen the images, on 20 good ones or more, and writes --calibration,
-one file with all that `check` needs. In images of 32×32 cifar10_small sees damages better, and is faster.
-`check` writes a folder, --output: scores.csv with a p-value, a flag and a reason for each image; heat/, each
-flagged image beside maps of what is unusual in it, of all resolutions together and of each; and worst.html, a
-page that shows the most unusual ones, on which the rate can be changed. In scores.csv a name that a
-spreadsheet would take as a formula, such as `=a.png`, has an apostrophe before it. An image is flagged if its
-p-value is at most --false_alarms: about this share of images like the good ones is flagged as well, on
-average. `glow_tf.NoveltyDetector` is the same from Python.
+a folder with all that `check` needs, but for --features. In images of 32×32 cifar10_small sees damages
+better, and is faster. `check` writes a folder, --output: scores.csv with a p-value, a flag and a reason for
+each image; heat/, each flagged image beside maps of what is unusual in it, of all resolutions together and of
+each; and worst.html, a page that shows the most unusual ones, on which the rate can be changed. In scores.csv
+a name that a spreadsheet would take as a formula, such as `=a.png`, has an apostrophe before it. An image is
+flagged if its p-value is at most --false_alarms: about this share of images like the good ones is flagged as
+well, on average. `glow_tf.NoveltyDetector` is the same from Python.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from glow_tf.use import UsedImages
 
 ACTIONS = ("fit", "check")
-OF_FIT = ("model", "image_size", "seed", "features")
+OF_FIT = ("model", "image_size", "seed")
 PRIOR = "photographs"
 TRAINED_ON = (
     "WARNING: the model was trained on some of these images, which it knows before it is tuned on them. "
@@ -72,9 +72,12 @@ def define(values: flags.FlagValues) -> None:
     size_flags.define(values)
     parsing.define(
         values,
-        calibration=("detector.zip", "What fit made."),
+        calibration=("detector", "The folder that fit makes."),
         false_alarms=(0.05, "The share of images like the good ones that check may flag."),
-        features=("", "For fit: a .keras file of a network from pixels to feature maps; know its source."),
+        features=(
+            "",
+            "A .keras file of a network from pixels to feature maps, for fit and check; know its source.",
+        ),
         worst=(100, "For check: images on the page."),
         white=model_flags.WHITE,
     )
@@ -91,10 +94,6 @@ def main(values: flags.FlagValues, action: str) -> None:
         )
     model_flags.count_of(values, "worst")
     path = pathlib.Path(values.calibration)
-    if action == "check" and not path.is_file():
-        raise ConfigError(
-            f"calibration must be a file from `glow-tf score fit`. Received: calibration={str(path)!r}"
-        )
     white = model_flags.white_of(values)
     if action == "fit":
         _fit(values, path)
@@ -103,7 +102,7 @@ def main(values: flags.FlagValues, action: str) -> None:
 
 
 def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
-    model_flags.check_file(values, "calibration", path)
+    model_flags.output_folder(values, "calibration")
     from glow_tf.use import NoveltyDetector
     from glow_tf.use.score.features import opened
 
@@ -122,7 +121,6 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
             f"{math.ceil(1 / values.false_alarms - 1)} images or more.",
             flush=True,
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     detector = NoveltyDetector(prior, max(values.false_alarms, smallest), values.seed, features=network)
     print(
         f"{'Fitting to' if prior is None else 'Tuning on'} {len(used.images)} images, four times.", flush=True
@@ -175,8 +173,9 @@ def trained_on(values: flags.FlagValues, images: np.ndarray) -> bool:
 
 def _detector(values: flags.FlagValues, path: pathlib.Path) -> Any:
     from glow_tf.use import NoveltyDetector
+    from glow_tf.use.score.features import opened
 
-    detector = NoveltyDetector.load(path)
+    detector = NoveltyDetector.load(path, opened(values.features) if values.features else None)
     if detector.smallest > values.false_alarms:
         raise ConfigError(
             f"false_alarms must be {_rounded_up(detector.smallest)} or more with as many good images as the "

@@ -40,7 +40,8 @@ def read(path: pathlib.Path, expected: Mapping[str, Any]) -> dict[str, np.ndarra
                 f"{'none' if missing else 'one'} for {(missing or differing)[0][:100]!r}"
             )
         for name, own in found.items():
-            shape, kind = tuple(expected[name].shape), np.dtype(str(expected[name].dtype)).kind
+            dtype = expected[name].dtype  # of NumPy, TensorFlow or Keras
+            shape, kind = tuple(expected[name].shape), np.dtype(getattr(dtype, "name", dtype)).kind
             if (tuple(own.get_shape()), TYPES.get(own.get_dtype())) != (shape, kind):
                 numbers = "real numbers" if kind == "f" else "integers"
                 raise ConfigError(

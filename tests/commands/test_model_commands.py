@@ -286,7 +286,7 @@ UNFIT = {
         "output must be in a folder that can be written: File name too long. Received: output='longlong",
     ),
     "a calibration in a file": (
-        ("score fit", "--dataset=digits", "--calibration=file/c.json"),
+        ("score fit", "--dataset=digits", "--calibration=file/c"),
         "calibration must be in a folder that can be written; ",
     ),
     "a data set with a long name": (("encode", f"--dataset={'long' * 99}"), "Received: dataset='longlong"),

@@ -1,13 +1,15 @@
 """Unusual images, and where: scores hold what they promise, and what is unusual is flagged."""
 
 import csv
-import zipfile
+import json
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from small import preset_once, small_glow, small_levels
@@ -163,8 +165,8 @@ def test_a_copy_that_is_tuned_again_is_what_it_was_after_the_first_time(digits):
 
 def test_a_detector_is_saved_loaded_and_exported_with_the_same_numbers(detector, digits, tmp_path):
     images = digits[40:50]
-    detector.save(tmp_path / "d.zip")
-    loaded = NoveltyDetector.load(tmp_path / "d.zip")
+    detector.save(tmp_path / "d")
+    loaded = NoveltyDetector.load(tmp_path / "d")
     detector.export(tmp_path / "export")
     served = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"](tf.constant(images))
     scores, heat = detector.score_and_heat(images)
@@ -175,15 +177,59 @@ def test_a_detector_is_saved_loaded_and_exported_with_the_same_numbers(detector,
     np.testing.assert_allclose(served["p_value"], detector.p_value(images), atol=0.03)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"format": 1, "score": "density"}'])
-def test_files_of_another_kind_are_refused(content, tmp_path):
-    (tmp_path / "c.json").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"Releases before 0\.6 wrote others"):
-        NoveltyDetector.load(tmp_path / "c.json")
-    with zipfile.ZipFile(tmp_path / "c.zip", "w") as file:
-        file.writestr("detector.json", content)
-    with pytest.raises(ConfigError, match="calibration must be a file from"):
-        NoveltyDetector.load(tmp_path / "c.zip")
+def with_json(change):
+    def damage(folder):
+        about = json.loads((folder / "detector.json").read_text())
+        (folder / "detector.json").write_text(json.dumps(about | change))
+
+    return damage
+
+
+def with_arrays(change):
+    def damage(folder):
+        arrays = load_file(folder / "detector.safetensors")
+        change(arrays)
+        save_file(arrays, folder / "detector.safetensors")
+
+    return damage
+
+
+DAMAGES = {
+    "no folder": (shutil.rmtree, "No such file"),
+    "no JSON": (lambda folder: (folder / "detector.json").write_bytes(b"{"), "Expecting"),
+    "a list": (lambda folder: (folder / "detector.json").write_bytes(b"[]"), "list indices"),
+    "another format": (with_json({"format": 7}), "another format"),
+    "features": (
+        with_json({"features": "mine"}),
+        "features must be the network that it was fitted with: 'mine'",
+    ),
+    "a setting of another kind": (with_json({"contamination": "all"}), "not supported between"),
+    "no prior": (lambda folder: shutil.rmtree(folder / "prior"), "preset must be one of"),
+    "an array missing": (with_arrays(lambda own: own.pop("scale")), "none for 'scale'"),
+    "an array more": (with_arrays(lambda own: own.update(more=np.zeros(2))), "one for 'more'"),
+    "another rule": (
+        with_arrays(lambda own: own.update({"places 0 mean": np.zeros(2, np.float32)})),
+        r"real numbers of shape \(3,\) as 'places 0 mean'. Received: F32 of shape \(2,\)",
+    ),
+    "too few good images": (
+        with_arrays(lambda own: own.update({n: own[n][:3] for n in ("good images", "worst places")})),
+        "contamination must be 0.25 or more",
+    ),
+    "not a number": (
+        with_arrays(lambda own: own["worst places"].fill(np.nan)),
+        "finite. Received: worst places",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_detector_is_refused(damage, message, detector, tmp_path):
+    detector.save(tmp_path / "d")
+    damage(tmp_path / "d")
+    with pytest.raises(
+        ConfigError, match=f"calibration must be the folder of a detector.*Received: .*{message}"
+    ):
+        NoveltyDetector.load(tmp_path / "d")
 
 
 def test_wrong_use_is_refused_before_anything_is_loaded(digits):
@@ -216,7 +262,7 @@ def folder(tmp_path, monkeypatch, digits, detector):
     for k in range(6):
         Image.fromarray(digits[100 + k, ..., 0]).save(tmp_path / "odd" / f"good <{k}>.png")
     Image.fromarray(flat()[0, ..., 0]).save(tmp_path / "odd" / "=flat.png")
-    detector.save(tmp_path / "detector.zip")
+    detector.save(tmp_path / "detector")
     return tmp_path
 
 
@@ -229,13 +275,14 @@ def test_the_prior_that_is_taken_by_default_is_the_same_in_the_command():
 def test_the_command_fits(tmp_path, monkeypatch, capsys, presets_loaded_once):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(NoveltyDetector, "fit", lambda self, images, condition: self)
-    monkeypatch.setattr(NoveltyDetector, "save", lambda self, path: path.write_text("saved"))
+    saved = []
+    monkeypatch.setattr(NoveltyDetector, "save", lambda self, path: saved.append(path))
     monkeypatch.setattr(NoveltyDetector, "smallest", 1 / 21)
     assert run("fit", "--model=digits", "--dataset=digits", "--examples=20", "--false_alarms=0.01") == 0
     said = capsys.readouterr().out
     assert "WARNING: with 20 good images no p-value is below 0.048, and check refuses" in said
     assert "For --false_alarms=0.01 fit takes 99 images or more." in said
-    assert (tmp_path / "detector.zip").read_text() == "saved"
+    assert [path.name for path in saved] == ["detector"]
 
 
 def test_the_command_checks_a_folder_and_shows_where(folder, capsys):
@@ -300,9 +347,9 @@ def test_training_images_are_known_by_their_checksum_wherever_they_lie(folder, d
     [
         ([], "needs an action first: fit or check. Received: ''"),
         (["scan"], "needs an action first: fit or check. Received: 'scan'"),
-        (["check"], "calibration must be a file from `glow-tf score fit`"),
+        (["check"], "calibration must be the folder of a detector"),
         (["fit", "--model=digits", "--false_alarms=0"], "false_alarms must be between 0 and 1"),
-        (["fit", "--model=digits", "--calibration="], "calibration must be a file"),
+        (["fit", "--model=digits", "--calibration="], "calibration must be a folder with a name"),
         (["fit", "--model=digits", "--dataset=digits", "--examples=5"], "20 good images or more"),
         (["check", "--worst=0"], "worst must be 1 or more"),
     ],
@@ -324,8 +371,8 @@ def test_numbers_of_numpy_are_settings_too(detector, tmp_path):
     own = clone(detector).set_params(seed=np.int64(3))
     own.models_, own._rule = detector.models_, detector._rule
     own.decision_scores_, own._worst = detector.decision_scores_, detector._worst
-    own.save(tmp_path / "kept.zip")
-    assert NoveltyDetector.load(tmp_path / "kept.zip").seed == 3
+    own.save(tmp_path / "kept")
+    assert NoveltyDetector.load(tmp_path / "kept").seed == 3
 
 
 def test_images_of_several_sizes_and_other_priors_are_named(digits):

@@ -98,8 +98,10 @@ def test_it_is_saved_loaded_and_exported_with_the_same_numbers(
         assert len(detector.models_(digits[:2])) == 2 + 1  # two levels, and the features of all scales
     images = digits[60:70]
     scores, heat = detector.score_and_heat(images)
-    detector.save(tmp_path / "d.zip")
-    loaded = NoveltyDetector.load(tmp_path / "d.zip")
+    detector.save(tmp_path / "d")
+    loaded = NoveltyDetector.load(tmp_path / "d", network)
+    with pytest.raises(ConfigError, match=rf"features must be the network .*: {network.name!r}"):
+        NoveltyDetector.load(tmp_path / "d")
     np.testing.assert_array_equal(loaded.decision_function(images), scores)
     np.testing.assert_array_equal(loaded.p_value(images), detector.p_value(images))
     detector.export(tmp_path / "export")
@@ -133,11 +135,11 @@ def test_the_command_fits_to_features_alone_and_checks(network, digits, tmp_path
     np.save("new.npy", np.concatenate([digits[40:50], np.full((1, 8, 8, 1), 255, np.uint8)]))
     given = ["fit", "--features=n.keras", "--model=", "--dataset=file:good.npy"]
     assert cli.run("score", given) == 0
-    assert cli.run("score", ["check", "--dataset=file:new.npy"]) == 0
+    assert cli.run("score", ["check", "--features=n.keras", "--dataset=file:new.npy"]) == 0
     assert (tmp_path / "scores" / "heat" / "0001_000010.png").exists()
     assert "the image, its map. The" in (tmp_path / "scores" / "worst.html").read_text()
     expected = NoveltyDetector(None, features=network).fit(digits[:40].repeat(3, axis=-1))
-    loaded = NoveltyDetector.load("detector.zip")
+    loaded = NoveltyDetector.load("detector", network)
     np.testing.assert_allclose(loaded.decision_scores_, expected.decision_scores_, atol=1e-3)
     capsys.readouterr()
     assert cli.run("score", ["fit", "--features=n.keras", "--dataset=digits", "--image_size=16"]) == 1
@@ -165,7 +167,11 @@ def test_the_command_keeps_the_size_of_images_if_the_network_takes_every_size(tm
     keras.Model(inputs, keras.layers.Conv2D(2, 3, 2, "same")(inputs)).save("n.keras")
     np.save("good.npy", digits[:20, :, :6])
     assert cli.run("score", ["fit", "--features=n.keras", "--model=", "--dataset=file:good.npy"]) == 0
-    assert NoveltyDetector.load("detector.zip").models_.image_shape == (8, 6, 1)
+    assert NoveltyDetector.load("detector", keras.saving.load_model("n.keras")).models_.image_shape == (
+        8,
+        6,
+        1,
+    )
 
 
 def test_a_file_of_features_that_cannot_be_loaded_safely_is_refused(tmp_path, monkeypatch, capsys):
@@ -186,8 +192,9 @@ def test_a_file_of_features_that_cannot_be_loaded_safely_is_refused(tmp_path, mo
 
 def test_the_command_is_for_pictures(network, digits, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    NoveltyDetector(None, features=network).fit(digits[:20].astype(np.float32)).save("detector.zip")
-    assert cli.run("score", ["check", "--dataset=digits"]) == 1
+    NoveltyDetector(None, features=network).fit(digits[:20].astype(np.float32)).save("detector")
+    network.save("n.keras")
+    assert cli.run("score", ["check", "--features=n.keras", "--dataset=digits"]) == 1
     assert "calibration must be of images of bytes" in capsys.readouterr().err
 
 

@@ -230,13 +230,16 @@ class NoveltyDetector(BaseEstimator):
         return self
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the detector, with both models, to one file; see `load`."""
+        """Writes the detector to a folder: JSON, numbers, and both models as presets; see `load`.
+
+        The network of `features` is named, and not kept.
+        """
         kept.save(self._fitted(), pathlib.Path(path))
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> NoveltyDetector:
-        """Reads what `save` wrote; ConfigError if it is something else, or damaged."""
-        return kept.load(cls, pathlib.Path(path))
+    def load(cls, path: str | os.PathLike, features: keras.Model | None = None) -> NoveltyDetector:
+        """Reads what `save` wrote, with the same `features`; ConfigError if it is damaged, or of others."""
+        return kept.load(cls, pathlib.Path(path), features)
 
     def export(self, path: str | os.PathLike, format: str = "savedmodel") -> None:
         """Writes a program that needs no glow_tf: a folder of a SavedModel, or a file of ONNX.

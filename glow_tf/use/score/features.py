@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -22,17 +20,13 @@ ROWS_OF_A_MODE = 100  # on average, at least; a mode with a fifth of them is lef
 MOST_ROWS = 30_000  # places that densities are fitted to
 LEAST_VARIANCE = 1e-3  # of a mode, where all rows together have 1
 NONE = -1e9  # the log-weight of a mode that there is not
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, tf.errors.OpError)  # what reading a damaged file raises
-DAMAGED += (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError)
 
 
 def opened(path: str | os.PathLike) -> keras.Model:
     """Loads a network from a `.keras` file, in Keras's safe mode: code in the file is refused."""
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("no file of this format")
-        return keras.models.load_model(path, safe_mode=True)
-    except (*DAMAGED, OSError) as error:
+        return keras.saving.load_model(path, safe_mode=True)
+    except Exception as error:  # whatever Keras raises
         raise ConfigError(
             "features must be a .keras file of a network that Keras's safe mode loads: without Lambda layers "
             f"and classes of your own. Received: {str(path)!r}, {in_one_line(str(error))}"
@@ -114,12 +108,8 @@ class Features:
         """Fits the densities to what `rows` returned of good images."""
         for k, own in enumerate(with_progress(rows, len(rows), "Fitting to features, maps")):
             found = _mixture(own.reshape(-1, own.shape[-1]), seed)
-            self.assign({f"features {k} {name}": value for name, value in found.items()})
-
-    def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Takes numbers of a density as `arrays` names them."""
-        for name, value in arrays.items():
-            self.arrays[name].assign(value)
+            for name, value in found.items():
+                self.arrays[f"features {k} {name}"].assign(value)
 
 
 def _mixture(rows: np.ndarray, seed: int) -> dict[str, np.ndarray]:

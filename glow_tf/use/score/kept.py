@@ -1,91 +1,98 @@
-"""A fitted detector as one file, and as a SavedModel."""
+"""A fitted detector as a folder of plain files, and as a SavedModel."""
 
 from __future__ import annotations
 
 import copy
-import io
 import json
 import pathlib
-import tempfile
-import zipfile
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from glow_tf.config.choices import EXPORTS
-from glow_tf.core.durable_files import write_atomically
+from glow_tf.core import tensor_files
+from glow_tf.core.durable_files import replaced_folder, write_atomically
 from glow_tf.core.errors import ConfigError
-from glow_tf.core.text_files import json_text
+from glow_tf.core.memory import check_memory
+from glow_tf.core.text_files import json_text, read_json
 from glow_tf.model.conditions import of_names
-from glow_tf.run.files.saved import load as load_glow
+from glow_tf.model.glow import Glow
 from glow_tf.use import exports
-from glow_tf.use.score.features import DAMAGED, opened
 from glow_tf.use.score.models import Models
 from glow_tf.use.score.rule import Rule
+from glow_tf.use.sized import check_needed
 
-FORMAT = 2  # 1 was the JSON of releases before 0.6
-ABOUT, NUMBERS, NETWORK = "detector.json", "numbers.npz", "features.keras"
-MODELS = ("prior.keras", "tuned.keras")
-GOOD, WORST = "good images", "worst places"  # of the numbers; the others are the rule's
-LARGEST = 2**34  # bytes of a member
-
-
-def save(detector: Any, path: pathlib.Path) -> None:
-    """Writes a detector: a zip file of its settings and numbers, and of its models as `.keras` files."""
-    used, features = detector.models_, detector.models_.features
-    models = dict(zip(MODELS, (used.prior, used.tuned), strict=True)) if used.prior is not None else {}
-    settings = {n: own for n, own in detector.get_params().items() if n not in ("prior", "features")}
-    arrays = {GOOD: detector.decision_scores_, WORST: detector._worst} | detector._rule.arrays
-    if features is not None:
-        models[NETWORK] = features.network
-        arrays |= {name: value.numpy() for name, value in features.arrays.items()}
-        settings |= {"image_shape": used.image_shape, "dtype": used.data_dtype}
-    numbers, file = io.BytesIO(), io.BytesIO()
-    np.savez(numbers, **arrays)
-    with zipfile.ZipFile(file, "w") as content, tempfile.TemporaryDirectory() as folder:
-        content.writestr(ABOUT, json_text({"format": FORMAT, **settings}))
-        content.writestr(NUMBERS, numbers.getvalue())
-        for name, model in models.items():
-            model.save(pathlib.Path(folder, name))
-            content.write(pathlib.Path(folder, name), name)
-    write_atomically(path, file.getvalue())
+FORMAT = 1
+ABOUT, NUMBERS = "detector.json", "detector.safetensors"
+PRIOR, TUNED = "prior", "tuned"  # presets
+OWN = frozenset({ABOUT, NUMBERS, PRIOR, TUNED})
+GOOD, WORST = "good images", "worst places"  # of the numbers; the others are the rule's and the features'
+SETTINGS = ("contamination", "seed", "epochs")
+MOST_BYTES = 2**20  # of detector.json
 
 
-def load(kind: type, path: pathlib.Path) -> Any:
-    """Reads what `save` wrote; ConfigError if it is damaged, or of a release before 0.6."""
+def save(detector: Any, folder: pathlib.Path) -> None:
+    """Writes a detector: its settings, its numbers, and its models as presets, but for the network."""
+    used = detector.models_
+    about = {"format": FORMAT, "image_shape": used.image_shape, "dtype": used.data_dtype}
+    about |= {name: getattr(detector, name) for name in SETTINGS}
+    about["features"] = used.features and used.features.network.name
+    about["precision"] = used.prior and used.prior.config.precision
+    arrays = {GOOD: detector.decision_scores_, WORST: detector._worst, **detector._rule.arrays}
+    if used.features is not None:
+        arrays |= {name: value.numpy() for name, value in used.features.arrays.items()}
+    with replaced_folder(folder, "detector", OWN) as temporary:
+        if used.prior is not None:
+            used.prior.save_to_preset(temporary / PRIOR)
+            used.tuned.save_to_preset(temporary / TUNED)
+        tensor_files.write(temporary / NUMBERS, arrays)
+        (temporary / ABOUT).write_text(json_text(about), encoding="utf-8")
+
+
+def load(kind: type, folder: pathlib.Path, features: keras.Model | None) -> Any:
+    """Reads what `save` wrote; ConfigError if it is damaged, or of other features."""
     try:
-        with zipfile.ZipFile(path) as content, tempfile.TemporaryDirectory() as folder:
-            if largest := [own.filename for own in content.infolist() if own.file_size > LARGEST]:
-                raise ValueError(f"{largest[0]} is too large")
-            about = json.loads(content.read(ABOUT))
-            if about.pop("format") != FORMAT:
-                raise ValueError("another format")
-            with np.load(io.BytesIO(content.read(NUMBERS)), allow_pickle=False) as found:
-                numbers = {name: found[name] for name in found.files}
-            kept = set(content.namelist())
-            models = [load_glow(content.extract(name, folder)) if name in kept else None for name in MODELS]
-            network = opened(content.extract(NETWORK, folder)) if NETWORK in kept else None
-        shape, dtype = (about.pop(name, None) for name in ("image_shape", "dtype"))
-        detector = kind(models[0], **about, features=network)
-        images = np.zeros((0, *(shape or models[0].image_shape)), dtype or models[0].data_dtype)
-        detector.models_ = used = Models(models[0], network, images)
-        used.tuned = models[1]
-        if used.features is not None:
-            used.features.assign({name: numbers.pop(name) for name in used.features.arrays})
-        scores = (np.asarray(numbers.pop(name), float) for name in (GOOD, WORST))
-        detector.decision_scores_, detector._worst = scores
-        detector._rule = Rule(numbers)
-        detector._check_contamination(len(detector.decision_scores_))
-        given = {name: np.zeros((1, *own), np.float32) for name, own in used.condition_shapes.items()}
-        black = np.zeros((1, *used.image_shape), used.data_dtype)
-        detector.score_and_heat(black, of_names(given))  # with numbers of another rule this fails
-    except DAMAGED as error:
+        about = read_json(folder / ABOUT, MOST_BYTES)
+        if about["format"] != FORMAT:
+            raise ValueError("another format")
+        if (about["features"] is None) != (features is None):
+            raise ValueError(f"features must be the network that it was fitted with: {about['features']!r}")
+        prior, tuned = (_model(folder / name, about["precision"]) for name in (PRIOR, TUNED))
+        detector = kind(prior, **{name: about[name] for name in SETTINGS}, features=features)
+        shape = tuple(map(int, about["image_shape"] if prior is None else prior.image_shape))
+        check_memory(8 * int(np.prod(shape, dtype=float)), f"an image of {folder}", "use smaller ones")
+        images = np.zeros((2, *shape), np.dtype(about["dtype"]))
+        detector.models_ = used = Models(prior, features, images)
+        used.tuned = tuned
+        given = {name: np.zeros((2, *own), np.float32) for name, own in used.condition_shapes.items()}
+        known = used.features.arrays if features is not None else {}
+        # Numbers of this rule, whatever they are, have the shapes of others.
+        expected = {**Rule.of(used(images, of_names(given))).arrays, **known}
+        count = tensor_files.shapes_of(folder / NUMBERS)[GOOD][0]
+        expected |= dict.fromkeys((GOOD, WORST), np.broadcast_to(0.0, count))
+        arrays = tensor_files.read(folder / NUMBERS, expected)
+        for name, value in known.items():
+            value.assign(arrays.pop(name))
+        detector.decision_scores_, detector._worst = arrays.pop(GOOD), arrays.pop(WORST)
+        detector._rule = Rule(arrays)
+        detector._check_contamination(count)
+    except (OSError, LookupError, TypeError, ValueError, OverflowError, json.JSONDecodeError) as error:
         raise ConfigError(
-            "calibration must be a file from `glow-tf score fit`. Releases before 0.6 wrote others: run it "
-            f"again. Received: {str(path)!r}, {error}"
+            "calibration must be the folder of a detector, as `glow-tf score fit` and NoveltyDetector.save "
+            f"write it. Received: {str(folder)!r}, {error}"
         ) from None
     return detector
+
+
+def _model(folder: pathlib.Path, precision: str | None) -> Glow | None:
+    """Returns a model of a detector, which has none without a precision."""
+    if precision is None:
+        return None
+    glow = Glow.from_preset(folder, precision=precision)
+    check_needed(glow, glow.image_shape[:2], f"images of {folder}", "use smaller ones")
+    return glow
 
 
 class _Exported(tf.Module):
