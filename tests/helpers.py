@@ -16,7 +16,7 @@ from small import ROOT, eagerly
 
 from glow_tf import RunConfig, export
 from glow_tf.run import context, lifecycle
-from glow_tf.run.files.checkpoint_content import state_of, within_epoch_of
+from glow_tf.run.files.checkpoints import state_of
 
 SMALL = {
     "dataset": "digits",
@@ -67,7 +67,7 @@ def traced_once():
         key = repr((config.model, settings, own, of_epochs, steps))
         if key not in _traced:
             trainer = make(config, glow, phases, steps)
-            state = tf.nest.flatten([state_of(trainer), within_epoch_of(trainer)])
+            state = tf.nest.flatten([state_of(trainer)])
             _traced[key] = trainer, state, [variable.numpy() for variable in state]
         trainer, state, values = _traced[key]
         for variable, value in zip(state, values, strict=True):

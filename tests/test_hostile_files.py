@@ -9,14 +9,12 @@ import tracemalloc
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from small import small_glow
 
 import glow_tf
 from glow_tf import presets
 from glow_tf.config.notations import read_cuts
 from glow_tf.core.errors import ConfigError
-from glow_tf.run.files.checkpoint_content import DamagedCheckpointError, read_into, readable
 
 pytestmark = pytest.mark.long
 
@@ -181,18 +179,6 @@ def test_code_in_a_keras_file_is_not_run(tmp_path):
             with pytest.raises(ConfigError, match=rf"{name}\.keras .*{said}.*") as refusal:
                 load(tmp_path / f"{name}.keras")
             assert "Received: " in str(refusal.value)
-
-
-def test_a_checkpoint_with_a_weight_of_nan_is_refused(tmp_path):
-    content = {"model": {"glow/part_1/bias": tf.Variable([0.0, np.nan])}}
-    path = tf.train.Checkpoint(**content).write(str(tmp_path / "ckpt"))
-    with (
-        pytest.raises(
-            DamagedCheckpointError, match=r"cannot be read.* Received: model/glow/part_1/bias, with nan"
-        ),
-        readable(path),
-    ):
-        read_into(content, path)
 
 
 def test_a_trainer_comes_back_with_its_optimizers(tmp_path, small_images):

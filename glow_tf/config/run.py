@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -74,11 +73,6 @@ class RunConfig:
         may_differ=True,
     )
     export: bool = setting(True, "Write a SavedModel at the end.", may_differ=True)
-    checkpoint_minutes: float = setting(
-        0.0,
-        "Minutes between checkpoints within an epoch, besides the one after it; 0: none within.",
-        may_differ=True,
-    )
     patience: int = setting(
         0,
         "Epochs after which a run ends if none of them was better than the best on validation images; 0: it "
@@ -99,8 +93,6 @@ class RunConfig:
             if {"\n", "\r"}.intersection(str(value)):
                 raise ConfigError(f"{name} must be one line, as flags.cfg has it. Received: {value!r}")
         require(self.workdir.strip() != "", self, "workdir", "the folder of the run")
-        minutes = self.checkpoint_minutes
-        require(0 <= minutes < math.inf, self, "checkpoint_minutes", "0 or a positive number")
         holds_out = self.data.validation_examples or "validation_examples" in self.left_open
         if self.patience and not holds_out and self.init_from != PRIOR:
             raise ConfigError(

@@ -62,6 +62,11 @@ class TrainConfig:
     finetune_learning_rate: str | float | Sequence[float] = setting(
         "", "Rate(s) of the finetune_epochs, without warm-up; empty goes on as before."
     )
+    steps_per_epoch: int = setting(
+        0,
+        "Steps of an epoch, after which a run evaluates and saves; the next one goes on with the images that "
+        "follow. 0: one pass over the training images.",
+    )
     batch_size: int = setting(8, "Images per step, over all replicas.", least=1)
     reversible: bool = setting(
         False, "Recompute activations instead of keeping them: less memory, more time."
@@ -89,6 +94,8 @@ class TrainConfig:
             betas = _floats(self.beta_2)
             suitable = len(betas) == 1 and 0 < betas[0] < 1
             require(suitable, self, "beta_2", "oai, or a number between 0 and 1")
+        whole = not (self.steps_per_epoch and self.cache_prefix)
+        require(whole, self, "steps_per_epoch", "0 with cache_prefix, which keeps whole passes")
         self.learning_rates()
         self.finetune_learning_rates()
 

@@ -72,14 +72,14 @@ NO_CROP = Crop()
 
 
 class Epochs(NamedTuple):
-    """Which epochs a dataset runs through, from which step on.
+    """Which passes over the data a dataset runs through, from which step on.
 
     Attributes:
-      start: the epoch to start with, from 0, and how many of its `steps_per_epoch` batches are left out.
+      first_step: how many batches are left out at the start; a pass has `steps_per_epoch` of them.
       noise: for every epoch, the epoch whose noise and augmentation it uses; by default its own.
     """
 
-    start: tuple[int, int] = (0, 0)
+    first_step: int = 0
     noise: Sequence[int] = ()
 
     def noise_of(self, epoch: tf.Tensor) -> tf.Tensor:
@@ -146,8 +146,7 @@ def training_batches(
         noise_epoch = epochs.noise_of(epoch)
         return _training_example(read(index), index, seed, noise_epoch, augment, crop)
 
-    epoch, step = epochs.start
-    first = (epoch * per_epoch + step * batch_size) // data_slice.count
+    first = epochs.first_step * batch_size // data_slice.count
     # Repeated, so that TensorFlow knows that they do not end: of data that may, workers would ask one another
     # in each step who has some.
     counters = tf.data.Dataset.range(first, np.iinfo(np.int64).max // data_slice.count).repeat()

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import DivergedError, reason_of
-from glow_tf.devices.workers import holds_anywhere, in_several_processes
+from glow_tf.devices.workers import holds_anywhere
 from glow_tf.model.glow import Glow
 from glow_tf.run import pictures
 from glow_tf.run.context import Run
@@ -19,7 +19,6 @@ from glow_tf.run.epoch import EpochResult, computed
 from glow_tf.run.files import flags_file
 from glow_tf.run.files.history import bits_of_levels
 from glow_tf.run.held_out import HeldOut, loses_patience
-from glow_tf.run.interrupts import Interrupts
 
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 SAMPLES_PER_TEMPERATURE = 16
@@ -53,9 +52,9 @@ class FillPrefixCaches(RunCallback):
 class EpochRecord(RunCallback):
     """Times and evaluates every epoch, and writes its row of history.csv (one of several processes does).
 
-    `seconds` is training alone, without saves, and of a resumed epoch with what its earlier steps took. The
-    first step of a phase in a process traces and compiles; it counts as long as the mean of those after it in
-    the epoch, or of those before. (With one step per epoch there are none, and that epoch includes tracing.)
+    `seconds` is training alone. The first step of a phase in a process traces and compiles; it counts as long
+    as the mean of those after it in the epoch. (With one step per epoch there are none, and that epoch
+    includes tracing.)
     """
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -66,20 +65,11 @@ class EpochRecord(RunCallback):
         self._held_out = HeldOut(self.run, self.model)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._steps_before = self.model.steps_before
-        self._before = self.result.seconds if self._steps_before else 0.0
-        self.result.save_seconds = 0.0
-        self._steps = 0
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        if batch < self.model.steps_before:
-            return
-        now = time.perf_counter()
-        self._steps += 1
-        if self._steps == 1:
-            self._first_step_end = now
-        self.result.seconds = self._training_seconds(now)
+        if batch == 0:
+            self._first_step_end = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         result, end, workdir = self.result, time.perf_counter(), self.run.workdir
@@ -99,14 +89,10 @@ class EpochRecord(RunCallback):
             workdir.write_history(self.rows)
 
     def _training_seconds(self, end: float) -> float:
-        end -= self.result.save_seconds
-        seconds = end - self._start
-        if self.result.phase not in self._traced:
-            if self._steps > 1:
-                seconds = (end - self._first_step_end) * self._steps / (self._steps - 1)
-            elif self._before:
-                seconds = self._before / self._steps_before
-        return self._before + seconds + self.result.cache_seconds
+        seconds, steps = end - self._start, self.params["steps"]
+        if self.result.phase not in self._traced and steps > 1:
+            seconds = (end - self._first_step_end) * steps / (steps - 1)
+        return seconds + self.result.cache_seconds
 
 
 class SampleGrid(RunCallback):
@@ -223,61 +209,19 @@ class SaveCheckpoints(RunCallback):
     """Saves the state after every epoch, once everything else of the epoch is on disk.
 
     It does not save one that diverged: of test bits beyond all bounds, or with numbers that are not finite.
-
-    Within an epoch it saves when `checkpoint_minutes` have passed since the last save, and when the run is
-    interrupted: the step is made, its state is saved, and the run ends. In a run of several
-    processes interrupts do not wait.
     """
-
-    def __init__(self, run: Run, result: EpochResult, interrupts: Interrupts):
-        super().__init__(run, result)
-        self.interrupts = interrupts
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        """Starts to count the minutes; lets interrupts end the run while no step is made."""
-        self._last = time.monotonic()
-        self.interrupts.release()
-
-    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        if not in_several_processes(self.run.strategy) and batch >= self.model.steps_before:
-            self.interrupts.hold()
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Saves, if it is time; raises KeyboardInterrupt if one has waited."""
-        if batch < self.model.steps_before:
-            return
-        waiting = self.interrupts.waiting
-        due = waiting or self._is_due()
-        # A run goes on from the newest checkpoint: one of a divergence would stop it again and again.
-        if due and self._all_finite():
-            start = time.perf_counter()
-            self.run.checkpoints.save_within(batch + 1, self.result.seconds)
-            self._last = time.monotonic()
-            self.result.save_seconds += time.perf_counter() - start
-        if waiting or batch + 1 == self.params["steps"]:
-            self.interrupts.release()
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         """Saves; raises DivergedError if the epoch diverged."""
         phase, validation = self.model.phase, self.result.validation
-        if not self._all_finite():
+        if holds_anywhere(self.run.strategy, not self.run.checkpoints.all_finite()):
             raise DivergedError(
                 f"Training stopped: after the last step in phase '{phase}' a weight or a moment of an "
                 "optimizer is not finite."
             )
         self.model.training_steps.check_bits(phase, {"test": self.result.test[0]})
         self.run.checkpoints.save(epoch + 1, None if validation is None else validation[0])
-        self._last = time.monotonic()
         self.model.stop_training |= loses_patience(self.run, epoch + 1)
-
-    def _is_due(self) -> bool:
-        """Returns whether the time to save within an epoch has come; it does not in several processes."""
-        seconds = 0.0 if in_several_processes(self.run.strategy) else 60 * self.run.config.checkpoint_minutes
-        return seconds > 0 and time.monotonic() - self._last >= seconds
-
-    def _all_finite(self) -> bool:
-        """Returns whether every number of the state is finite, in all processes."""
-        return not holds_anywhere(self.run.strategy, not self.run.checkpoints.all_finite())
 
 
 def peak_memory_mb() -> float:

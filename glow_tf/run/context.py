@@ -33,10 +33,8 @@ from glow_tf.training.trainer import PartsTrainer
 
 Strategy = tf.distribute.Strategy
 
-# Room that a run needs on disk: two of the last epochs, the best, a new one, and the export (a third of one);
-# the start, if it has one; and two more that are within an epoch.
+# Room that a run needs on disk: two of the last epochs, the best, a new one, and the export (a third of one).
 CHECKPOINTS_ON_DISK = 5
-WITHIN_EPOCH = 2
 REAL = "Real data: bpd is of their density, in bits per dimension (nats / ln 2), and may be negative."
 NO_PICTURES = "Samples are arrays, samples/epoch_NNNN.npy: pictures are of bytes, of one channel or three."
 
@@ -81,7 +79,7 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Training steps per epoch."""
-        return data.steps_per_epoch(len(self.images.train), self.config.train.batch_size)
+        return steps_per_epoch(self.config, len(self.images.train))
 
     @functools.cached_property
     def costs(self) -> list[float]:
@@ -127,15 +125,15 @@ class Run:
         lines += [NO_PICTURES] if not self.config.model.is_pictures and self.config.sample_every else []
         return "\n".join(lines)
 
-    def training_batches(self, first_epoch: int, first_step: int = 0) -> inputs.Dataset:
-        """Returns the training data from a step of an epoch on (both from 0), as `fit` takes it."""
-        make = functools.partial(self.slice_of_training, (first_epoch, first_step))
+    def training_batches(self, first_epoch: int) -> inputs.Dataset:
+        """Returns the training data from an epoch (from 0) on, as `fit` takes it."""
+        make = functools.partial(self.slice_of_training, first_epoch)
         return strategies.distributed(self.strategy, make)
 
     def slice_of_training(
-        self, start: tuple[int, int] = (0, 0), data_slice: data.DataSlice = data.WHOLE
+        self, first_epoch: int = 0, data_slice: data.DataSlice = data.WHOLE
     ) -> tf.data.Dataset:
-        """Returns one process's slice of the training data, from an epoch and a step of it on."""
+        """Returns one process's slice of the training data, from an epoch (from 0) on."""
         cached = self.trainer.prefix_caches
         noise_epochs = [
             kept if phase in cached else epoch
@@ -147,7 +145,7 @@ class Run:
             self.config.seed,
             augment=self.config.data.augment,
             crop=data.Crop(self.config.data.crop, 2**self.config.model.num_blocks),
-            epochs=data.Epochs(start, noise_epochs),
+            epochs=data.Epochs(first_epoch * self.steps_per_epoch, noise_epochs),
             data_slice=data_slice,
         )
         return data.with_members(batches, self._conditions("train"), len(self.images.train))
@@ -186,7 +184,7 @@ def prepare(config: RunConfig, workdir: Workdir, strategy: Strategy) -> Run:
     # What may be refused comes before the data, which may take long.
     devices = _devices(config)
     config = dataclasses.replace(config, model=with_registered(config.model))
-    start = None if workdir.can_resume() else _start_of(config)
+    start = None if workdir.finished_epochs else _start_of(config)
     if config.train.objective:
         imported_objective(config.train.objective)
     images = data.load(config.data)
@@ -209,7 +207,7 @@ def prepare(config: RunConfig, workdir: Workdir, strategy: Strategy) -> Run:
     config = dataclasses.replace(config, model=model)
     layouts = layouts_of_steps(config.data.crop, model)
     phases = phases_of(config)
-    steps = data.steps_per_epoch(len(images.train), config.train.batch_size)
+    steps = steps_per_epoch(config, len(images.train))
     with strategy.scope():
         trainer = compiled_trainer(config, Glow(model, devices, name="glow"), phases, steps)
         if start is not None:
@@ -217,8 +215,7 @@ def prepare(config: RunConfig, workdir: Workdir, strategy: Strategy) -> Run:
         trainer.glow.dequantize.adapt(images.train)
     if config.train.cache_prefix:
         trainer.prefix_caches = _make_caches(trainer, len(images.train))
-    most = CHECKPOINTS_ON_DISK + bool(config.init_from) + (WITHIN_EPOCH if config.checkpoint_minutes else 0)
-    workdir.check_space(most * checkpoint_bytes(trainer))
+    workdir.check_space(CHECKPOINTS_ON_DISK * checkpoint_bytes(trainer))
     folder = workdir.path / "checkpoints"
     checksums = fingerprints(images)
     check_same_data(folder, model, checksums)
@@ -265,6 +262,12 @@ def layouts_of_steps(side: int, model: ModelConfig) -> tuple[PartLayout, ...]:
     return part_layouts(dataclasses.replace(model, image_shape=(side or height, side or width, channels)))
 
 
+def steps_per_epoch(config: RunConfig, examples: int) -> int:
+    """Returns the training steps per epoch of a run with so many training images."""
+    whole = data.steps_per_epoch(examples, config.train.batch_size)  # ConfigError if they fill no batch
+    return config.train.steps_per_epoch or whole
+
+
 def compiled_trainer(
     config: RunConfig, glow: Glow, phases: Sequence[Phase], steps_per_epoch: int
 ) -> PartsTrainer:
@@ -277,7 +280,8 @@ def compiled_trainer(
         compiles = False
     objective = imported_objective(train.objective) if train.objective else None
     trainer = PartsTrainer(glow, phases, config.seed, objective)
-    train = dataclasses.replace(train, cache_prefix=False, objective="")  # the run has made them
+    # The run has made the first two, and counts steps.
+    train = dataclasses.replace(train, cache_prefix=False, objective="", steps_per_epoch=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a run prints what is wrong with its rates
         trainer.compile(train, steps_per_epoch=steps_per_epoch, jit_compile=compiles)

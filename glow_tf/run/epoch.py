@@ -27,8 +27,7 @@ class EpochResult:
     phase: Phase | None = None
     cache_seconds: float = 0.0  # spent on filling a prefix cache before it
     means: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of what training steps reported
-    seconds: float = 0.0  # training alone, the filling of a cache included; so far, while the epoch runs
-    save_seconds: float = 0.0  # spent on saving within the epoch
+    seconds: float = 0.0  # training alone, the filling of a cache included
     total_seconds: float = 0.0  # `seconds` of this and all earlier epochs
     eval_seconds: float = 0.0
     images_per_second: float = 0.0  # of training

@@ -25,11 +25,10 @@ from glow_tf.run import callbacks as run_callbacks
 from glow_tf.run import tables
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult
-from glow_tf.run.files import checkpoint_files
 from glow_tf.run.files.workdir import SUMMARY, Workdir
 from glow_tf.run.finish import Exporter, finish, trained_model, troubles_ahead
 from glow_tf.run.held_out import HeldOut, loses_patience
-from glow_tf.run.interrupts import Interrupts, interrupts_of_run
+from glow_tf.run.interrupts import interrupts_of_run
 from glow_tf.run.progress import Progress
 from glow_tf.run.report.writing import write_report
 from glow_tf.training.feed.batch import initialize_from
@@ -58,7 +57,7 @@ def train(config: RunConfig, export: Exporter, callbacks: Callbacks = ()) -> Map
       ConfigError: something is wrong with the settings, the data or the disk; nothing was trained.
       OSError: the disk, or another process, failed; the message says what is kept.
       DivergedError: training diverged; the message says what is kept.
-      KeyboardInterrupt: Ctrl-C or SIGTERM; the message says which epoch, or which step of it, is kept.
+      KeyboardInterrupt: Ctrl-C or SIGTERM; the message says which epoch is kept.
     """
     start = time.monotonic()
     cluster = cluster_of(config.strategy)
@@ -71,9 +70,9 @@ def train(config: RunConfig, export: Exporter, callbacks: Callbacks = ()) -> Map
         workdir.check_place_of_export()
         with _naming_a_lost_process(cluster):
             strategy = _set_up(config, cluster)
-            with interrupts_of_run() as interrupts:
+            with interrupts_of_run():
                 run = prepare(config, workdir, strategy)
-                return _train(run, interrupts, export, callbacks, start)
+                return _train(run, export, callbacks, start)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(workdir.kept()) from None
     finally:
@@ -119,18 +118,16 @@ def _set_up(config: RunConfig, cluster: Cluster | None) -> tf.distribute.Strateg
     return strategy
 
 
-def _train(
-    run: Run, interrupts: Interrupts, export: Exporter, callbacks: Callbacks, start: float
-) -> Mapping[str, Any]:
+def _train(run: Run, export: Exporter, callbacks: Callbacks, start: float) -> Mapping[str, Any]:
     sentences = [*troubles_ahead(run), *strategies.slow_compilation(run.config.compiles)]
     warnings = (f"WARNING: {sentence}." for sentence in sentences)
     print(run.heading, run.description, *warnings, sep="\n", flush=True)
     epoch = _restore(run)
     with _saying_what_is_kept(run):
-        if run.config.init_from and len(run.images.validation) and not (epoch or run.checkpoints.steps):
+        if run.config.init_from and len(run.images.validation) and not epoch:
             _score_start(run)
         if epoch < len(run.phases) and not loses_patience(run, epoch):
-            _fit(run, epoch, interrupts, callbacks)
+            _fit(run, epoch, callbacks)
         is_used = run.config.export or run.workdir.best_epoch is not None
         trained = trained_model(run) if run.is_chief and is_used else None
         result = finish(run, trained, export, start) if run.is_chief else {}
@@ -162,13 +159,12 @@ def _saying_what_is_kept(run: Run) -> Iterator[None]:
 
 def _restore(run: Run) -> int:
     """Restores the newest checkpoint, if there is one; returns the number of finished epochs."""
-    run.checkpoints.restore()
+    epoch = run.checkpoints.restore()
     if in_several_processes(run.strategy):  # in a single process, `fit` initialises
         initialize_from(run.trainer, run.slice_of_training())
-        check_same_in_all(run.strategy, {"checkpoint": f"epoch {int(run.checkpoints.epochs)}"})
-    epoch, step = int(run.checkpoints.epochs), int(run.checkpoints.steps)
-    if epoch or step:
-        print(f"Resuming after {checkpoint_files.name(epoch, step)}.", flush=True)
+        check_same_in_all(run.strategy, {"checkpoint": f"epoch {epoch}"})
+    if epoch:
+        print(f"Resuming after epoch {epoch}.", flush=True)
     return epoch
 
 
@@ -180,25 +176,22 @@ def _score_start(run: Run) -> None:
     print(f"Untouched: {' · '.join(said)}", flush=True)
 
 
-def _fit(run: Run, epoch: int, interrupts: Interrupts, others: Callbacks) -> None:
-    """Trains from an epoch on (from 0), or from the step after it that was restored; calls `others` last."""
-    checkpoints = run.checkpoints
-    step = int(checkpoints.steps)
-    result = EpochResult(seconds=float(checkpoints.seconds))
+def _fit(run: Run, epoch: int, others: Callbacks) -> None:
+    """Trains from an epoch on (from 0); calls `others` last."""
+    result = EpochResult()
     # Each reads what those before it have filled in; the checkpoint comes when all else is on the disk.
     callbacks = [run_callbacks.FillPrefixCaches(run, result), run_callbacks.EpochRecord(run, result)]
     if run.config.sample_every and run.is_chief:
         callbacks.append(run_callbacks.SampleGrid(run, result))
     if run.config.tensorboard and run.is_chief:
         callbacks.append(run_callbacks.TensorBoardByPart(run, result))
-    callbacks.append(run_callbacks.SaveCheckpoints(run, result, interrupts))
+    callbacks.append(run_callbacks.SaveCheckpoints(run, result))
     if run.is_chief:
         callbacks.append(Progress(run, result))
     run.trainer.fit(
-        run.training_batches(epoch, step),
+        run.training_batches(epoch),
         epochs=len(run.phases),
         initial_epoch=epoch,
-        initial_step=step,
         steps_per_epoch=run.steps_per_epoch,
         callbacks=[*callbacks, *others, run_callbacks.WholeEpochs()],
         verbose=0,

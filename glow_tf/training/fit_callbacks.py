@@ -70,26 +70,15 @@ def _without(callback: Any, name: str | None, missing: Mapping[int, Set[str]]) -
 
 
 class PhaseSwitch(keras.callbacks.Callback):
-    """Puts the trainer into the phase of each epoch; the steps before `steps_before` pass by."""
+    """Puts the trainer into the phase of each epoch."""
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.model.set_phase(self.model.phase_of(epoch))
         self.model.reset_metrics()
         self.model.training_steps.skips.begin_epoch(self.params["steps"])
-        self._passing = self.model.steps_before > 0
-        if self._passing:
-            so_far = self.model.get_metrics_result()
-            self.model.train_function = lambda iterator: so_far
-
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Lets the first step that is to be made compute."""
-        if self._passing and batch >= self.model.steps_before:
-            self._passing = False
-            self.model.set_phase(self.model.phase)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Gives every epoch the same logs, NaN where its phase computes nothing; stops if it diverged."""
-        self.model.steps_before = 0
         self.model.training_steps.end_epoch(self.model.phase, logs)
         for name in self.model.logs.means.names:
             logs.setdefault(name, math.nan)
@@ -102,8 +91,6 @@ class PhaseSwitch(keras.callbacks.Callback):
         for name in self.model.logs.means.names:
             if math.isnan(logs.get(name, 0.0)):  # at which `TerminateOnNaN` would end training
                 del logs[name]
-        if self._passing:
-            return
         self.model.training_steps.skips.check(self.model.phase)
 
     def on_train_end(self, logs: dict | None = None) -> None:

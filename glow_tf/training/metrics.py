@@ -74,11 +74,6 @@ class StepMeans:
         self._skipped = keras.metrics.Sum("skipped_steps", "float64")
 
     @property
-    def variables(self) -> dict[str, list[tf.Variable]]:
-        """The sums so far, as checkpoints name them."""
-        return {m.name: [v.value for v in m.variables] for m in (self._skipped, *self._means.values())}
-
-    @property
     def names(self) -> list[str]:
         """All names that any phase reports."""
         return ["loss", "skipped_steps", *self._means]

@@ -73,7 +73,6 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         self.logs = Logs(glow.parts, self.local_objectives)
         self.prefix_caches: dict[Phase, PrefixCache] = {}
         self.finished_epochs = 0  # of the run that `load_trainer` loads
-        self.steps_before = 0  # that the running epoch had made before this `fit`, which goes on after them
         self.build((None, *glow.image_shape))
 
     def build(self, input_shape: Any = None) -> None:
@@ -185,7 +184,6 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         *,
         batch_size: int | None = None,
         epochs: int | None = None,
-        initial_step: int = 0,
         **kwargs,
     ) -> Any:
         """Trains, as keras.Model.fit does; first initialises ActNorms that are not, from 32 to 256 images.
@@ -198,8 +196,6 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
           y: of an array x, what a model is given with each image, [N, …], or a dictionary of such.
           batch_size: for an array; that of `compile` by default.
           epochs: the epoch to stop after; by default the last that has a phase.
-          initial_step: steps of the first epoch that were made before, by a trainer whose state was restored.
-            They pass without computing, and the epoch's means go on. A dataset begins after them.
           **kwargs: of keras.Model.fit.
 
         Raises:
@@ -211,13 +207,12 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         check_phases(self.glow, self.phases or (self.phase,), self.local_objectives)
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
         batch_size = self.options.batch_size if batch_size is None else batch_size
-        dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs, initial_step)
-        self.training_steps.begin_fit(dataset, self.phases, kwargs, initial_step)
+        dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs)
+        self.training_steps.begin_fit(dataset, self.phases, kwargs)
         initialize_from(self, dataset)
         self.averages.start()
         kwargs["callbacks"] = callbacks_for(kwargs, self.optimizers, self.phases, self.logs.means)
-        self.steps_before = initial_step
-        return super().fit(inputs.of_unknown_length(dataset, initial_step), **kwargs)
+        return super().fit(dataset, **kwargs)
 
     def evaluate(self, x: Any, y: Any = None, *, batch_size: int | None = None, **kwargs) -> Any:
         """Computes the bits per dimension of the whole chain, as keras.Model.evaluate does.
@@ -275,8 +270,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         return self.logs.results(self.phase, self.distribute_strategy)
 
     def reset_metrics(self) -> None:
-        if self.logs.evaluates or not self.steps_before:  # an epoch that goes on keeps its means so far
-            self.logs.reset(self.phase, self.distribute_strategy)
+        self.logs.reset(self.phase, self.distribute_strategy)
 
     def call(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         return self.glow.call(images, condition)

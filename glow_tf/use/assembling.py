@@ -53,7 +53,7 @@ def assemble(workdirs: Sequence[str | pathlib.Path]) -> Assembled:
     for path in paths:
         _check_copied(path)
     runs = [
-        _Run(path, read_config(path), checkpoint_files.progress(path / "checkpoints")[0], load(path))
+        _Run(path, read_config(path), checkpoint_files.finished(path / "checkpoints"), load(path))
         for path in paths
     ]
     first = runs[0]

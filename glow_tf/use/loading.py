@@ -2,13 +2,14 @@
 
 import pathlib
 
-from glow_tf import data
+import tensorflow as tf
+
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import check_path
-from glow_tf.layout.schedule import epochs_training, phases_of
-from glow_tf.run.context import compiled_trainer
-from glow_tf.run.files import checkpoint_content as content
+from glow_tf.layout.schedule import phases_of
+from glow_tf.run.context import compiled_trainer, steps_per_epoch
 from glow_tf.run.files import saved
+from glow_tf.run.files.checkpoints import read, state_of
 from glow_tf.run.files.checksums import read_data
 from glow_tf.run.files.flags_file import read_config
 from glow_tf.run.files.saved import load as load
@@ -50,19 +51,13 @@ def load_trainer(workdir: str | pathlib.Path, which: str = "last") -> PartsTrain
         return _of_keras_file(workdir)
     path = saved.checkpoint_path(workdir, which)
     config = read_config(workdir)
-    phases = phases_of(config)
-    epochs, steps = content.epochs_and_steps(path)
-    part = phases[0].active[0]
-    if trained := epochs_training(part, phases[:epochs]):
-        steps_per_epoch = steps[part] // trained
-    else:  # the model that the run began with
-        images = int(read_data(workdir / "checkpoints")["train images"].split()[0])
-        steps_per_epoch = data.steps_per_epoch(images, config.train.batch_size)
-    trainer = compiled_trainer(config, saved.untrained_glow(workdir), phases, steps_per_epoch)
-    with content.readable(path):
-        content.read_into(content.state_of(trainer), path, partly=True)
+    images = int(read_data(workdir / "checkpoints")["train images"].split()[0])
+    steps = steps_per_epoch(config, images)
+    trainer = compiled_trainer(config, saved.untrained_glow(workdir), phases_of(config), steps)
+    epochs = tf.Variable(0, dtype=tf.int64)
+    read({**state_of(trainer), "epochs": epochs}, path, partly=True)
     trainer.averages.swap()  # a checkpoint's model has the averages
-    trainer.finished_epochs = epochs
+    trainer.finished_epochs = int(epochs)
     return trainer
 
 

@@ -94,7 +94,7 @@ def start_and_kill(arguments: list[str], seconds: float) -> None:
 
 def finished(workdir: pathlib.Path) -> int:
     """Returns how many epochs the newest checkpoint has finished."""
-    return checkpoint_files.progress(workdir / "checkpoints")[0]
+    return checkpoint_files.finished(workdir / "checkpoints")
 
 
 def numbers(workdir: pathlib.Path) -> list[dict[str, str]]:

@@ -200,20 +200,17 @@ def rows_test_bpd(folder):
     return json.loads((folder / "summary.json").read_text())["test_bpd"]
 
 
-def test_a_run_that_goes_back_behind_its_best_epoch_has_its_start_again(began, tmp_path):
-    """Also where it is killed then, before it saves again."""
-    trainer = glow_tf.load_trainer(began)
-    checkpoints = Checkpoints(tmp_path, trainer)
+def test_the_best_epoch_takes_the_place_of_the_start_and_of_the_best_before(began, tmp_path):
+    checkpoints = Checkpoints(tmp_path, glow_tf.load_trainer(began))
     checkpoints.save_start({"test": (3.0, 0.1), "validation": (1 / 3, float("nan"))})
-    for epoch, bpd in ((1, 0.4), (2, 0.3), (3, 0.2)):
-        checkpoints.save(epoch, bpd)
-    assert checkpoint_files.complete(tmp_path / "best") == [0, 3]
-    checkpoints.remove_after(2)
-    resumed = Checkpoints(tmp_path, trainer)
-    assert resumed.restore() == 2
-    for own in (checkpoints, resumed):
-        assert float(own.best_bpd) == 1 / 3
     assert checkpoint_files.best_epoch(tmp_path) == 0
+    for epoch, bpd in ((1, 0.4), (2, 0.3), (3, 0.2), (4, 0.2)):
+        checkpoints.save(epoch, bpd)
+    assert checkpoint_files.complete(tmp_path / "best") == [3]
+    assert checkpoint_files.complete(tmp_path) == [3, 4]
+    resumed = Checkpoints(tmp_path, glow_tf.load_trainer(began))
+    assert resumed.restore() == 4
+    assert float(resumed.best_bpd) == 0.2
 
 
 @pytest.mark.slow

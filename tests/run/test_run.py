@@ -20,7 +20,7 @@ from small import only_endpoints, run_main
 import glow_tf
 from glow_tf import ConfigError, data
 from glow_tf.commands import cli
-from glow_tf.run.files import checkpoint_files, workdir
+from glow_tf.run.files import workdir
 from glow_tf.run.files.flags_file import read_config
 from glow_tf.run.files.history import reproducible
 
@@ -329,20 +329,6 @@ def test_the_checkpoints_that_a_run_has_count_as_room_for_its_checkpoints(tmp_pa
     folder.check_space(1400)
     with pytest.raises(ConfigError, match="workdir needs about"):
         folder.check_space(1401)
-
-
-def test_a_run_that_begins_anew_is_known_before_it_claims_its_folder(tmp_path):
-    """Whoever goes on within an epoch has a start already; whoever gives that up needs one."""
-    settings = {"rate_schedule": "constant", "schedule": "end_to_end"}
-    folder = workdir.Workdir(config(tmp_path, **settings))
-    folder.claim()
-    within = checkpoint_files.within(tmp_path / "checkpoints", 0)
-    within.mkdir(parents=True)
-    for ending in ("index", "data-00000-of-00001"):
-        (within / f"ckpt-4.{ending}").touch()
-    assert folder.can_resume()
-    folder.close()
-    assert not workdir.Workdir(config(tmp_path, **settings, finetune_epochs=5)).can_resume()
 
 
 def test_a_workdir_whose_weights_tensorflow_would_not_find_again_is_refused(tmp_path):

@@ -244,17 +244,9 @@ def test_an_epoch_is_not_cut_by_steps_that_are_made_together(small_images):
     trainer = make_trainer()
     trainer.compile([keras.optimizers.Adamax(5e-3) for _ in range(PARTS)], steps_per_execution=2)
     with pytest.raises(
-        ConfigError, match=r"multiples of steps_per_execution.* Received: .*=2, steps_per_epoch=4"
+        ConfigError, match=r"a multiple of steps_per_execution.* Received: .*=2, steps_per_epoch=3"
     ):
-        fit(small_images[:40], trainer=trainer, epochs=1, steps_per_epoch=4, initial_step=3, batch_size=32)
-
-
-def test_a_dataset_begins_after_the_steps_that_were_made_before(small_images):
-    batches = untuned(tf.data.Dataset.from_tensor_slices(small_images[:40]).batch(8))
-    trainer = usual_trainer()
-    made = int(steps_made(trainer.optimizers[0]))
-    fit(batches.skip(3), trainer=trainer, epochs=1, steps_per_epoch=5, initial_step=3)
-    assert int(steps_made(trainer.optimizers[0])) == made + 2
+        fit(small_images[:40], trainer=trainer, epochs=1, steps_per_epoch=3, batch_size=32)
 
 
 # Layers that are not trained
@@ -542,6 +534,3 @@ def test_monitors_know_that_fewer_bits_are_better(small_images, tmp_path):
     stops = [keras.callbacks.EarlyStopping(monitor=name, patience=50, mode="auto") for name in names]
     fit(small_images, *stops, trainer=trainer, epochs=2)
     assert all(stop.monitor_op(1.0, 2.0) for stop in stops)
-
-
-from glow_tf.training.optim.optimizers import steps_made

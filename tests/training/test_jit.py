@@ -11,7 +11,7 @@ from glow_tf import ConfigError, DivergedError, PartsTrainer, phases
 from glow_tf.config import RunConfig, TrainConfig
 from glow_tf.devices import strategies
 from glow_tf.run.context import compiled_trainer
-from glow_tf.run.files.checkpoint_content import state_of
+from glow_tf.run.files.checkpoints import state_of
 from glow_tf.training.optim.optimizers import FusedAdamax
 
 

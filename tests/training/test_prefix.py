@@ -160,7 +160,7 @@ def test_a_cache_is_made_of_the_one_before_with_its_noise(small_images, eager):
     ):
         np.testing.assert_array_equal(a, b)
     for cache in (before, extended):
-        cache.forget()
+        cache.noise_epoch = None
     assert extended.fill(batches, 2) > 0
 
 

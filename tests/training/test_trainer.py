@@ -326,17 +326,6 @@ def test_epochs_at_a_rate_that_has_fallen_to_zero_are_refused():
     check_rates(make_optimizers(TrainConfig(rate_schedule="constant"), planned, 2, 4), planned * 9, 4)
 
 
-def test_an_epoch_that_goes_on_counts_the_steps_that_it_made():
-    planned = phases("end_to_end", 1, 3)
-    optimizers = make_optimizers(TrainConfig(), planned, 1, steps_per_epoch=4)
-    optimizers[0].iterations.assign(4)
-    check_rates(optimizers, planned, 4, initial_step=4)
-    optimizers[0].iterations.assign(12)
-    check_rates(optimizers, planned[2:], 4, initial_step=4)  # stopped in the very last step
-    with pytest.raises(ConfigError, match="ends with its step 12"):
-        check_rates(optimizers, planned[2:], 4)
-
-
 def test_a_trainer_whose_cosine_is_over_says_so_before_a_step(small_images):
     glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
     trainer = PartsTrainer(glow, phases("end_to_end", 1, 2))

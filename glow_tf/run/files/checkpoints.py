@@ -6,33 +6,28 @@ import math
 import pathlib
 import shutil
 from collections.abc import Mapping
+from typing import Any
 
+import keras
 import tensorflow as tf
 
-from glow_tf.core.durable_files import flush, make_folder, write_atomically
-from glow_tf.core.errors import reason_of
+from glow_tf.core.durable_files import make_folder, write_atomically
+from glow_tf.core.errors import in_one_line, reason_of
 from glow_tf.core.text_files import json_text
-from glow_tf.run.files import checkpoint_content as content
 from glow_tf.run.files import checkpoint_files
-from glow_tf.run.files.checkpoint_content import DamagedCheckpointError
 from glow_tf.run.files.checksums import MODEL
 from glow_tf.training.trainer import PartsTrainer
 
-UNFINISHED = ".ckpt-*"  # the files of a checkpoint that is being written, or was when the process ended
+KEPT = 2  # of the newest checkpoints
 
 
 class Checkpoints:
-    """The newest and, where epochs are compared on validation images, the best state of a trainer.
+    """The newest states of a trainer and, where epochs are compared on validation images, the best one.
 
     A checkpoint holds the weights (with ActNorm's flags), every optimizer, and the number of finished epochs.
-    Together with the seed, that is all a run needs to go on as if it had not stopped. The two newest are
-    kept. An older one is removed when the newest is flushed to the disk, so that a kill or a power cut loses
-    at most the checkpoint that is being written, and a damaged file at most the newest (TensorFlow has a
-    checksum of every tensor). The same checkpoint restores on one device or many.
-
-    A checkpoint within an epoch also holds how many of its steps were made, their means and their time. Only
-    `restore` takes one. Models are loaded from the ends of epochs.
-    The two newest are kept, until the epoch is over.
+    Together with the seed, that is all a run needs to go on as if it had not stopped. TensorFlow's
+    `CheckpointManager` writes them and keeps the last two, so a kill amid a save, or a damaged file, costs an
+    epoch. The same checkpoint restores on one device or many.
 
     Where the optimizers keep moving averages of the weights, the model of a checkpoint has the averages,
     because they are what is evaluated and exported; the optimizers then hold the weights themselves.
@@ -46,74 +41,42 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, trainer: PartsTrainer, writes: bool = True):
         self.epochs = tf.Variable(0, dtype=tf.int64)  # finished
         self.best_bpd = tf.Variable(float("inf"), dtype=tf.float64)  # on validation images
-        self.steps = tf.Variable(0, dtype=tf.int64)  # since the last finished epoch
-        self.seconds = tf.Variable(0.0, dtype=tf.float64)  # of training, that these steps took
-        self._trainer = trainer
-        counted = {"epochs": self.epochs, "best_bpd": self.best_bpd}
-        within = {"steps": self.steps, "seconds": self.seconds}
-        self._at_ends = content.state_of(trainer) | counted
-        self._within_epochs = self._at_ends | within | content.within_epoch_of(trainer)
-        self._checkpoint = tf.train.Checkpoint(**self._at_ends)
-        self._within = tf.train.Checkpoint(**self._within_epochs)
-        for checkpoint in (self._checkpoint, self._within):
-            checkpoint.save_counter  # noqa: B018 - made now, so that every checkpoint has it
-        self._folder, self._writes = folder, writes
+        self._content = state_of(trainer) | {"epochs": self.epochs, "best_bpd": self.best_bpd}
+        self._trainer, self._folder, self._writes = trainer, folder, writes
         if writes:
             make_folder(folder)
             config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
             write_atomically(folder / MODEL, config.encode())
 
     def restore(self) -> int:
-        """Restores the newest checkpoint that can be read, maybe one within an epoch; returns its epochs.
+        """Restores the newest checkpoint that can be read, and returns its number of epochs.
 
-        Says so if a newer one is damaged. Without a checkpoint nothing changes. If all are damaged, raises a
-        DamagedCheckpointError about the newest.
+        Says so if a newer one is damaged, or missing. Without a checkpoint nothing changes. If all are
+        damaged, raises a DamagedCheckpointError about the newest.
         """
+        known = {*checkpoint_files.complete(self._folder), checkpoint_files.pointed_to(self._folder) or 0}
         damaged: list[DamagedCheckpointError] = []
-        places = self._places()
-        pointed_to = checkpoint_files.pointed_to(self._folder)
-        if places and pointed_to > places[-1][0]:
-            found = checkpoint_files.name(*places[-1])
-            print(f"WARNING: the checkpoint of epoch {pointed_to} is not there, and {found} is next.")
-        for epochs, steps in reversed(places):
+        for epochs in sorted(known - {0}, reverse=True):
             try:
-                self._read(epochs, steps)
+                read(self._content, str(self._folder / f"ckpt-{epochs}"))
             except DamagedCheckpointError as error:
                 damaged.append(error)
-            else:
-                for error in damaged:
-                    found = checkpoint_files.name(epochs, steps)
-                    print(f"WARNING: {error.path} is damaged, and {found} is next ({error.reason}).")
-                return epochs
+                continue
+            for error in damaged:
+                print(f"WARNING: {error.path} is damaged, and epoch {epochs} is next ({error.reason}).")
+            self._trainer.averages.swap()
+            return epochs
         if damaged:
             raise damaged[0]
         return 0
 
-    def _places(self) -> list[tuple[int, int]]:
-        """Returns the finished epochs, and the steps after them, of every checkpoint, in order."""
-        ends = checkpoint_files.complete(self._folder)
-        found = [(epochs, 0) for epochs in ends]
-        for epochs in [0, *ends]:
-            within_epoch = checkpoint_files.within(self._folder, epochs)
-            found += [(epochs, steps) for steps in checkpoint_files.complete(within_epoch)]
-        return sorted(found)
-
     def all_finite(self) -> bool:
         """Returns whether every weight and every number of an optimizer is finite."""
-        for variable in tf.nest.flatten(list(content.state_of(self._trainer).values())):
+        for variable in tf.nest.flatten(list(state_of(self._trainer).values())):
             with tf.device(variable.device):  # it may be on another machine
                 if variable.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(variable)):
                     return False
         return True
-
-    def _read(self, epochs: int, steps: int = 0) -> None:
-        """Restores a checkpoint; DamagedCheckpointError if it cannot be read."""
-        folder = checkpoint_files.within(self._folder, epochs) if steps else self._folder
-        path = str(folder / f"ckpt-{steps or epochs}")
-        with content.readable(path):
-            content.read_into(self._within_epochs if steps else self._at_ends, path)
-        self._trainer.averages.swap()
-        self.steps.assign(steps)
 
     def save_start(self, scores: Mapping[str, tuple[float, float]]) -> None:
         """Saves the model that a run begins with as that of epoch 0, which is the best so far.
@@ -126,7 +89,7 @@ class Checkpoints:
         if self._writes:
             write_atomically(self._folder / checkpoint_files.UNTOUCHED, json_text(scores).encode())
         with self._trainer.averages.in_place():
-            self._write(self._folder / checkpoint_files.BEST, 0, 1, self._checkpoint)
+            self._write(self._folder / checkpoint_files.BEST, 0, keep=1)
 
     def save(self, epochs: int, validation_bpd: float | None = None) -> None:
         """Saves the state after so many epochs, and again if it is the best so far; may raise OSError."""
@@ -134,67 +97,93 @@ class Checkpoints:
         with self._trainer.averages.in_place():
             if validation_bpd is not None and validation_bpd < float(self.best_bpd):
                 self.best_bpd.assign(validation_bpd)
-                self._write(self._folder / checkpoint_files.BEST, epochs, 1, self._checkpoint)
-            self._write(self._folder, epochs, 2, self._checkpoint)
-        if self._writes:
-            checkpoint_files.remove_within(self._folder)
+                self._write(self._folder / checkpoint_files.BEST, epochs, keep=1)
+            self._write(self._folder, epochs, keep=KEPT)
 
-    def save_within(self, steps: int, seconds: float) -> None:
-        """Saves the state after `steps` steps of an epoch, which took so many seconds; may raise OSError."""
-        epochs = int(self.epochs)
-        self.steps.assign(steps)
-        self.seconds.assign(seconds)
-        with self._trainer.averages.in_place():
-            self._write(checkpoint_files.within(self._folder, epochs), steps, 2, self._within)
-
-    def _write(self, folder: pathlib.Path, number: int, keep: int, checkpoint: tf.train.Checkpoint) -> None:
-        """Writes a checkpoint, flushes it, names it in the pointer, and removes those that are too old.
-
-        It has its name when it is whole and on the disk, and its index comes last.
-        """
+    def _write(self, folder: pathlib.Path, epochs: int, keep: int) -> None:
+        """Writes a checkpoint into a folder, and removes those that are too old."""
         if not self._writes:
             return
+        if checkpoint_files.pointed_to(folder) is None:
+            (folder / checkpoint_files.POINTER).unlink(missing_ok=True)  # TensorFlow could not read it
+        manager = tf.train.CheckpointManager(tf.train.Checkpoint(**self._content), str(folder), keep)
         try:
-            make_folder(folder)
-            _remove_all(folder, UNFINISHED)
-            checkpoint.write(str(folder / f".ckpt-{number}"))
-            files = _files(folder, UNFINISHED)
-            if not any(path.suffix == ".index" for path in files):
-                raise OSError("what was written is not in the folder")
-            for path in files:
-                flush(path)
-            remove(folder, number)  # one that is damaged
-            for path in reversed(files):
-                path.replace(folder / path.name[1:])
-            flush(folder)
+            manager.save(epochs)
         except (tf.errors.OpError, OSError) as error:
-            _remove_all(folder, UNFINISHED)  # its files take room on a full disk
-            within = checkpoint is self._within
-            of = checkpoint_files.name(int(self.epochs), number if within else 0)
-            raise OSError(f"the checkpoint of {of} could not be written: {reason_of(error)}.") from None
-        checkpoint_files.point_to(folder, number)
-        found = checkpoint_files.complete(folder)
-        kept = [other for other in found if other <= number][-keep:]  # later ones are damaged
-        for other in set(found) - set(kept):
-            remove(folder, other)
+            remove(folder, epochs)  # its files take room on a full disk
+            raise OSError(
+                f"the checkpoint of epoch {epochs} could not be written: {reason_of(error)}."
+            ) from None
+        for other in checkpoint_files.complete(folder):  # which a kill, or a lost pointer, left behind
+            if str(folder / f"ckpt-{other}") not in manager.checkpoints:
+                remove(folder, other)
 
 
-def _files(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
-    """Returns the files and folders of a checkpoint; its index comes first."""
-    return sorted(folder.glob(pattern), key=lambda path: path.suffix != ".index")
-
-
-def remove(folder: pathlib.Path, number: int) -> None:
-    """Removes a checkpoint; its index first: what is left without one is no checkpoint."""
-    _remove_all(folder, f"ckpt-{number}[._]*")
-
-
-def _remove_all(folder: pathlib.Path, pattern: str) -> None:
-    for path in _files(folder, pattern):
+def remove(folder: pathlib.Path, epochs: int) -> None:
+    """Removes the files of a checkpoint, and what TensorFlow left while it wrote them."""
+    for path in folder.glob(f"ckpt-{epochs}[._]*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+class DamagedCheckpointError(OSError):
+    """A checkpoint that cannot be read."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(
+            f"the checkpoint {path} cannot be read; put an intact copy in its place, or remove the "
+            f"folder to train again from the start. {reason}"
+        )
+        self.path = path
+        self.reason = reason
+
+
+def read(content: dict[str, Any], path: str, partly: bool = False) -> None:
+    """Reads a checkpoint, which may hold more if it is read partly, into variables.
+
+    DamagedCheckpointError if it cannot be read, or has other variables.
+    """
+    try:
+        status = tf.train.Checkpoint(**content).restore(path)
+        if partly:
+            status.expect_partial().assert_existing_objects_matched()
+        else:
+            status.assert_consumed()
+    except Exception as error:  # whatever TensorFlow raises at a damaged file
+        raise DamagedCheckpointError(path, f"{type(error).__name__}: {in_one_line(str(error))}") from None
+
+
+def state_of(trainer: PartsTrainer) -> dict[str, Any]:
+    """Returns the variables of a trainer's model and optimizers, as checkpoints name them."""
+    objectives = trainer.local_objectives
+    optimizers = list(map(_without_numbers, trainer.optimizers, objectives))
+    state = {"model": by_path(trainer.glow.variables), "optimizers": optimizers}
+    own = [{f"{k}": v.value for k, v in enumerate(o.variables)} for o in objectives]
+    return state | ({"objectives": own} if any(own) else {})
+
+
+def _without_numbers(
+    optimizer: keras.optimizers.Optimizer, objective: keras.layers.Layer
+) -> dict[str, tf.Variable]:
+    """Returns an optimizer's variables by names without those that Keras numbers in each process.
+
+    These are the optimizer's own, and those of the layers of an objective.
+    """
+    found = {}
+    numbered = {v.path.replace("/", "_"): f"objective_{k}" for k, v in enumerate(objective.variables)}
+    for path, value in by_path(optimizer.variables).items():
+        name = path.split("/", 1)[1]
+        for start, instead in numbered.items():
+            name = f"{instead}{name.removeprefix(start)}" if name.startswith(start) else name
+        found[name] = value
+    return found
+
+
+def by_path(variables: list[keras.Variable]) -> dict[str, tf.Variable]:
+    """Returns variables by their Keras paths, as checkpoints name them."""
+    return {variable.path: variable.value for variable in variables}
 
 
 def checkpoint_bytes(trainer: PartsTrainer) -> int:
     """Returns the size of one checkpoint in bytes."""
-    state = tf.nest.flatten(list(content.state_of(trainer).values()))
+    state = tf.nest.flatten(list(state_of(trainer).values()))
     return sum(v.shape.num_elements() * v.dtype.size for v in state)

@@ -12,7 +12,7 @@ from glow_tf.core.durable_files import check_can_be_read_again
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.model.glow import Glow
 from glow_tf.run.files import checkpoint_files
-from glow_tf.run.files.checkpoint_content import DamagedCheckpointError, by_path, read_into, readable
+from glow_tf.run.files.checkpoints import DamagedCheckpointError, by_path, read
 from glow_tf.run.files.workdir import BEST_EPOCH, read_summary
 from glow_tf.training.trainer import PartsTrainer
 
@@ -49,8 +49,7 @@ def load(path: str | pathlib.Path, which: str = "") -> Glow:
     found, glow = checkpoint_path(path, which), untrained_glow(path)
     while True:
         try:
-            with readable(found):
-                read_into({"model": by_path(glow.variables)}, found, partly=True)
+            read({"model": by_path(glow.variables)}, found, partly=True)
             return glow
         except DamagedCheckpointError:
             if found == (newer := checkpoint_path(path, which)):

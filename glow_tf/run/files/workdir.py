@@ -110,8 +110,6 @@ class Workdir:
 
     def claim(self) -> None:
         """Writes flags.cfg: from now on the folder belongs to this configuration."""
-        if self._has_other_epochs:  # the epoch that is not over may be another one now
-            checkpoint_files.remove_within(self.path / "checkpoints")
         for folder, pattern in ((".", "*"), ("samples", "*"), ("checkpoints", "**/*")):
             durable_files.remove_unfinished((self.path / folder).glob(pattern))
         write_atomically(self.path / FLAGS, flagfile(self.config).encode(errors="surrogateescape"))
@@ -135,14 +133,13 @@ class Workdir:
         moved = self._moved(before, differing)
         self._is_moved = bool(moved)
         differing = {name: said for name, said in differing.items() if name not in moved}
-        self._has_other_epochs = bool(differing)
         epochs = read_values(self.path, EPOCHS)
         if set(differing) - set(epochs):
             refuse_other_configuration(self.path, differing)
         if not differing:
             return
         old = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, **epochs))
-        if why := epochs_obstacle(old, self.config, self.progress()[0]):
+        if why := epochs_obstacle(old, self.config, self.finished_epochs):
             raise ConfigError(
                 f"this run cannot go on with {', '.join(differing.values())}: {why}. To train its model "
                 f"further, start a new run: another workdir, and --init_from={self.path}. "
@@ -158,23 +155,16 @@ class Workdir:
             if any(before.get(name, "").startswith(kind) and now[name].startswith(kind) for kind in MOVABLE)
         }
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            if any(self.progress()) and read_json(self.path / "checkpoints" / checkpoint_files.DATA)[IMAGES]:
+            if self.finished_epochs and read_json(self.path / "checkpoints" / checkpoint_files.DATA)[IMAGES]:
                 return names
         return set()
 
     # What is finished
 
-    def progress(self) -> tuple[int, int]:
-        """Returns the epochs that the newest checkpoint has finished, and the steps after them that are kept.
-
-        OSError if there was a checkpoint, and its files are missing.
-        """
-        return checkpoint_files.progress(self.path / "checkpoints")
-
-    def can_resume(self) -> bool:
-        """Returns whether there is a checkpoint to resume from, at the end of an epoch or within one."""
-        epochs, steps = self.progress()
-        return epochs > 0 or (steps > 0 and not self._has_other_epochs)
+    @property
+    def finished_epochs(self) -> int:
+        """The epochs that the newest checkpoint has finished; 0 if there is none."""
+        return checkpoint_files.finished(self.path / "checkpoints")
 
     def check_progress(self) -> int:
         """Returns the finished epochs, and checks that history.csv and checkpoints belong together.
@@ -182,7 +172,7 @@ class Workdir:
         OSError if history.csv is damaged or lacks epochs of the checkpoint, or has epochs without one.
         """
         folder = self.path / "checkpoints"
-        epochs, rows = self.progress()[0], len(self.read_history())
+        epochs, rows = self.finished_epochs, len(self.read_history())
         if rows < epochs:
             raise OSError(
                 f"history.csv must have a row for each of the {epochs} epochs that the checkpoint has "
@@ -205,11 +195,10 @@ class Workdir:
                 raise ConfigError(f"{error} Move it away, or say --export=false.") from None
 
     def kept(self) -> str:
-        """Says which epoch, or which step of it, is kept when a run stops before its end."""
-        epochs, steps = self.progress()
-        if not epochs and not steps:
+        """Says which epoch is kept when a run stops before its end."""
+        if not (epochs := self.finished_epochs):
             return "No epoch is finished yet; the same command starts again."
-        return f"The checkpoint of {checkpoint_files.name(epochs, steps)} is kept; the same command goes on."
+        return f"The checkpoint of epoch {epochs} is kept; the same command goes on."
 
     @property
     def best_epoch(self) -> int | None:

@@ -34,9 +34,7 @@ UNUSED = ("sample_weight", "class_weight")
 _checked: weakref.WeakKeyDictionary[tf.data.Dataset, set[tuple]] = weakref.WeakKeyDictionary()
 
 
-def for_fit(
-    glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: dict[str, Any], initial_step: int = 0
-) -> Dataset:
+def for_fit(glow: Glow, x: Any, batch_size: int | None, seed: int, arguments: dict[str, Any]) -> Dataset:
     """Returns what `fit` trains on, and completes the other arguments of keras.Model.fit.
 
     An array of images [N, H, W, C] is shuffled anew every epoch, by the seed; a dataset keeps its own order.
@@ -50,17 +48,11 @@ def for_fit(
         whole, arguments["validation_data"] = _split(whole, split)
     held_out_size = arguments.pop("validation_batch_size", None) or batch_size
     if whole:
-        dataset = _shuffled(whole, _checked_batch_size(batch_size), seed, arguments, initial_step)
+        dataset = _shuffled(whole, _checked_batch_size(batch_size), seed, arguments)
     else:
         dataset = _as_checked(glow, x, trains=True)
         if not arguments.get("steps_per_epoch"):
             _refuse_endless(dataset, "steps_per_epoch")
-    steps = arguments.get("steps_per_epoch")
-    if initial_step and not (steps and 0 < initial_step <= steps):
-        raise ConfigError(
-            "initial_step must be a number of steps within the epoch. "
-            f"Received: initial_step={initial_step}, steps_per_epoch={steps}"
-        )
     if (held_out := arguments.get("validation_data")) is not None:
         is_pair = isinstance(held_out, tuple) and len(held_out) == 2
         images, given = held_out if is_pair else (held_out, None)
@@ -99,22 +91,13 @@ def for_one_step(glow: Glow, x: Any, y: Any, arguments: dict[str, Any], *, train
     return tf.nest.map_structure(tf.constant, _arrays(glow, x, y, trains=trains, one_step=True))
 
 
-def check_executions(steps_per_execution: int, steps: int | None, initial_step: int) -> None:
+def check_executions(steps_per_execution: int, steps: int | None) -> None:
     """Raises ConfigError if the last steps of several at a time would be of the next epoch, in this phase."""
-    if steps_per_execution > 1 and ((steps or 0) % steps_per_execution or initial_step % steps_per_execution):
+    if steps_per_execution > 1 and (steps or 0) % steps_per_execution:
         raise ConfigError(
-            "steps_per_epoch and initial_step must be multiples of steps_per_execution. Received: "
-            f"steps_per_execution={steps_per_execution}, steps_per_epoch={steps}, initial_step={initial_step}"
+            "steps_per_epoch must be a multiple of steps_per_execution. Received: "
+            f"steps_per_execution={steps_per_execution}, steps_per_epoch={steps}"
         )
-
-
-def of_unknown_length(dataset: Dataset, initial_step: int) -> Dataset:
-    """Returns a dataset whose length Keras does not know, if steps pass before it begins.
-
-    Keras counts these steps, too: a dataset of known length would end before its end.
-    """
-    passes = initial_step and isinstance(dataset, tf.data.Dataset)
-    return dataset.filter(lambda *_: True) if passes else dataset
 
 
 def number_of_batches(dataset: Dataset) -> int | None:
@@ -161,10 +144,8 @@ def _arrays(glow: Glow, x: Any, y: Any, *, trains: bool, one_step: bool = False)
     return whole
 
 
-def _shuffled(
-    whole: Batch, size: int, seed: int, arguments: dict[str, Any], initial_step: int
-) -> tf.data.Dataset:
-    """Returns batches, of a size, of arrays from the first step of `fit` on; sets `steps_per_epoch`."""
+def _shuffled(whole: Batch, size: int, seed: int, arguments: dict[str, Any]) -> tf.data.Dataset:
+    """Returns batches, of a size, of arrays from the first epoch of `fit` on; sets `steps_per_epoch`."""
     images, others = whole["images"], {name: own for name, own in whole.items() if name != "images"}
     if not arguments.get("shuffle", True):
         raise ConfigError(
@@ -175,10 +156,9 @@ def _shuffled(
     if steps is not None and steps < 1:  # Keras takes 0 for a number that it does not know
         raise ConfigError(f"steps_per_epoch must be 1 or more. Received: steps_per_epoch={steps}")
     if steps is None:
-        arguments["steps_per_epoch"] = steps_per_epoch(len(images), size)
+        arguments["steps_per_epoch"] = steps = steps_per_epoch(len(images), size)
     # Epochs of a user's own length go on where those before them ended.
-    start = (epoch, initial_step) if steps is None else (0, epoch * steps + initial_step)
-    batches = training_batches(images, size, seed, epochs=Epochs(start))
+    batches = training_batches(images, size, seed, epochs=Epochs(epoch * steps))
     return with_members(batches, others, len(images))
 
 

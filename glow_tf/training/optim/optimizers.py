@@ -232,9 +232,7 @@ def count_steps(optimizers: Optimizers, steps_per_epoch: int | None) -> None:
             )
 
 
-def check_rates(
-    optimizers: Optimizers, phases: Iterable[Phase], steps_per_epoch: int | None, initial_step: int = 0
-) -> None:
+def check_rates(optimizers: Optimizers, phases: Iterable[Phase], steps_per_epoch: int | None) -> None:
     """Raises ConfigError if an epoch to come would train a part at a rate that has fallen to 0 before it.
 
     If the number of steps per epoch is not known, the first epoch of each part counts.
@@ -245,16 +243,14 @@ def check_rates(
         return
     made = [int(steps_made(optimizer).numpy()) for optimizer in optimizers]
     for phase in phases:
-        left = None if steps_per_epoch is None else steps_per_epoch - initial_step
-        for k in phase.active if left != 0 else ():
+        for k in phase.active:
             if made[k] >= ends[k]:
                 raise ConfigError(
                     f"the cosine of part {k + 1} ends with its step {ends[k]}, and later epochs would "
                     "change nothing. For more epochs train with a constant rate from the start, or compile "
                     f"the trainer with new optimizers. Received: phase '{phase}' after {made[k]} of its steps"
                 )
-            made[k] += left or 0
-        initial_step = 0
+            made[k] += steps_per_epoch or 0
 
 
 def make_optimizers(

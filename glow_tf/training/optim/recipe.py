@@ -42,6 +42,7 @@ def recipe_of(
             f"two. Received: phases={', '.join(map(str, phases)):.100}, {_schedule(train)}"
         )
     for_runs = {"cache_prefix": "prefix_caches, see PrefixCache", "objective": "an argument for its class"}
+    for_runs["steps_per_epoch"] = "that of compile and of fit"
     for name, has in for_runs.items():
         if value := getattr(train, name):
             raise ConfigError(f"{name} is a setting of runs; a trainer has {has}. Received: {name}={value!r}")

@@ -74,10 +74,6 @@ class PrefixCache:
         self.noise_epoch = noise_epoch
         return earlier + time.perf_counter() - start
 
-    def forget(self) -> None:
-        """Forgets what the cache holds, because the parts before have other weights now."""
-        self.noise_epoch = None
-
     def passage(self, index: tf.Tensor) -> Passage:
         """Returns the examples at these places of the training data, [B], as they enter the trained part.
 

@@ -91,22 +91,20 @@ class TrainingSteps:
         step = steps_made(self._optimizers[first]).value
         return batch | {"noise": noise_of_step(batch["images"], (self._seed, first), step)}
 
-    def begin_fit(
-        self, dataset: Dataset, phases: Sequence[Phase], arguments: Mapping[str, Any], initial_step: int
-    ) -> None:
+    def begin_fit(self, dataset: Dataset, phases: Sequence[Phase], arguments: Mapping[str, Any]) -> None:
         """Checks the rates and the data of a `fit` with such arguments; see `fit`.
 
         ConfigError if several steps at a time need another number of batches.
         """
         steps, first = arguments.get("steps_per_epoch"), arguments.get("initial_epoch", 0)
-        inputs.check_executions(self._options.steps_per_execution, steps, initial_step)
+        inputs.check_executions(self._options.steps_per_execution, steps)
         in_epoch = steps or inputs.number_of_batches(dataset)
         count_steps(self._optimizers, in_epoch)
         callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
         if not any(isinstance(c, keras.callbacks.BackupAndRestore) for c in callbacks):  # it moves the start
             num_parts, epochs = len(self._optimizers), range(first, arguments["epochs"])
             of_epochs = (phase_of_epoch(phases, epoch, num_parts) for epoch in epochs)
-            check_rates(self._optimizers, of_epochs, in_epoch, initial_step)
+            check_rates(self._optimizers, of_epochs, in_epoch)
         warn_of_late_priors(self._forward, phases[first:], self._optimizers)
 
     def begin_batch(self) -> None:
