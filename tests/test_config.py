@@ -337,12 +337,3 @@ def test_numbers_that_are_written_in_another_way_are_the_same_setting(tmp_path):
         before, config_of([*arguments, "--learning_rate=0.1,2e-2", "--beta_2=.999"])
     )
     assert differing_settings(before, config_of([*arguments, "--learning_rate=0.1"]))
-
-
-def test_a_saved_model_without_newer_settings_is_what_it_was():
-    old = ModelConfig.of_saved({"image_shape": [8, 8, 1], "width": 4})
-    assert (old.squeeze, old.condition_activation, old.bounded) == ("pixels", "relu", False)
-    assert (old.condition_depth, old.width) == (2, 4)
-    new = ModelConfig(image_shape=(8, 8, 1))
-    assert ModelConfig.of_saved(dataclasses.asdict(new)) == new
-    assert (new.squeeze, new.condition_activation, new.bounded) == ("haar", "silu", True)

@@ -201,7 +201,5 @@ def coupling_settings(config: CouplingConfig, kind: str = "coupling") -> dict:
 def pop_coupling_config(config: dict, kind: str = "coupling") -> CouplingConfig:
     """Removes the settings of a `CouplingConfig` from a layer's config, and returns them as one object."""
     config["kind"] = config.pop(kind)
-    config.pop("condition_activation", None)  # which release 0.6 wrote of every layer with a coupling
-    older = {"bounded": False}  # in files of releases before 0.6
     names = [field.name for field in dataclasses.fields(CouplingConfig)]
-    return CouplingConfig(**older | {name: config.pop(name) for name in names if name in config})
+    return CouplingConfig(**{name: config.pop(name) for name in names if name in config})

@@ -173,6 +173,5 @@ class FlowSplit(FactorsOut):
     @classmethod
     def from_config(cls, config: dict) -> FlowSplit:
         config = dict(config)
-        activation = config.pop("condition_activation", "relu")  # what releases before 0.6 had
         coupling = pop_coupling_config(config)
-        return cls(config.pop("kept"), coupling, condition_activation=activation, **config)
+        return cls(config.pop("kept"), coupling, **config)

@@ -44,7 +44,6 @@ class FlowStep(Repeatable):
         self.actnorm = ActNorm(dtype=policy, name="actnorm")
         self.conv = InvertibleConv(permutation, seed=seed, dtype=policy, name="conv")
         self.coupling = Coupling(coupling, seed=seed, dtype=policy, name="coupling")
-        # `.keras` files of release 0.1 keep the weights below this attribute.
         self.bijectors = [self.actnorm, self.conv, self.coupling]
 
     def build(self, input_shape: Shape) -> None:

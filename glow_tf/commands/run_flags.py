@@ -38,10 +38,7 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     chosen it. A model to start from says its own settings; those that are typed win.
     """
     settings = {setting.name: values[setting.name].value for setting in configuration.all_settings()}
-    # The command that began a run in an earlier release goes on with it, although it lacks newer flags.
     workdir = pathlib.Path(values.workdir)
-    earlier = flags_file.newer_settings(workdir)
-    settings |= {name: value for name, value in earlier.items() if not values[name].present}
     settings |= _scaling_of_rate(values, workdir)
     given = {name for name in settings if values[name].present}
     is_open = [name for name in (*suited.LEVELS, *suited.SETTINGS) if name not in given]
@@ -109,7 +106,7 @@ def _follow_prior(
 def _scaling_of_rate(values: flags.FlagValues, workdir: pathlib.Path) -> dict[str, Any]:
     """Returns the `rate_scaling` of a learning rate that is typed without one; flagfiles keep theirs.
 
-    It is `none`, as in other programs, or that of the run in the workdir: earlier releases scaled the rate.
+    It is `none`, as in other programs, or that of the run in the workdir.
     """
     rate, scaling = (getattr(values[name], "file", None) for name in ("learning_rate", "rate_scaling"))
     if rate != "" or scaling == "":  # the name of a file; empty: the command line

@@ -90,14 +90,12 @@ class ModelConfig:
         True,
         "Bound the features of a condition network, the shifts of couplings and, more closely, the learned "
         "log-deviations, softly, so that images unlike those of the training stay finite.",
-        if_missing=False,
     )
     squeeze: str = setting(
         "haar",
         "How 2x2 pixels become one with four times the channels: {}. haar takes their mean and three "
         "differences, pixels places them side by side, as in the paper.",
         choices=choices.SQUEEZES,
-        if_missing="pixels",
     )
     permutation: str = setting("lu", "Channel mixing: {}.", choices=choices.PERMUTATIONS)
     split_prior: str = setting(
@@ -147,10 +145,10 @@ class ModelConfig:
         most=MOST_WIDTH,
     )
     condition_depth: int = setting(
-        4, "Convolutions of the network that makes these features.", least=1, most=MOST_BLOCKS, if_missing=2
+        4, "Convolutions of the network that makes these features.", least=1, most=MOST_BLOCKS
     )
     condition_activation: str = setting(
-        "silu", "Between these convolutions: {}.", choices=choices.ACTIVATIONS, if_missing="relu"
+        "silu", "Between these convolutions: {}.", choices=choices.ACTIVATIONS
     )
     data: str = setting(
         "bytes",
@@ -189,7 +187,7 @@ class ModelConfig:
 
     @classmethod
     def of_saved(cls, settings: Mapping[str, Any]) -> ModelConfig:
-        """Returns the model whose settings a file has; those newer than the file are as they were before.
+        """Returns the model whose settings a file has.
 
         A file makes Python import nothing. ConfigError if the settings do not fit, or name code of one's own
         whose module is not imported; TypeError if one is unknown, or `image_shape` is missing.
@@ -201,7 +199,7 @@ class ModelConfig:
                     "the model has code of one's own: import its module first. "
                     f"Received: {name}={settings[name]!r:.100}"
                 )
-        return cls(**{s.name: s.metadata["if_missing"] for s in settings_of(cls)} | dict(settings))
+        return cls(**settings)
 
     @property
     def is_real(self) -> bool:

@@ -22,7 +22,6 @@ def setting(
     choices: Collection[str] = (),
     least: int = 0,
     most: int = MOST,
-    if_missing: Any = None,
     may_differ: bool = False,
     own: bool = False,
 ) -> Any:
@@ -34,7 +33,6 @@ def setting(
       choices: the values of a setting that is one of a few words.
       least: the least value of an integer.
       most: the largest value of an integer.
-      if_missing: its value in runs that began when the setting did not exist, if it is not the default.
       may_differ: a resumed run may have another value: it computes elsewhere, or prints something else.
       own: it may also name a layer of one's own, see `names_own_layer`; without choices, that or nothing.
     """
@@ -49,7 +47,6 @@ def setting(
             "choices": choices,
             "least": least,
             "most": most,
-            "if_missing": default if if_missing is None else if_missing,
             "may_differ": may_differ,
             "own": own,
         },

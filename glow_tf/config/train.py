@@ -37,7 +37,6 @@ class TrainConfig:
         "size: the rate of each weight follows the width and the number of flow steps, so that one rate of "
         "adamax or adam suits models of all sizes, as the default does; none: every weight has the rate.",
         choices=choices.RATE_SCALINGS,
-        if_missing="none",
     )
     rate_schedule: str = setting("cosine", "{}, over a part's own steps.", choices=choices.RATE_SCHEDULES)
     warmup_steps: int = setting(100, "Steps over which a part's rate rises linearly from 0.")
@@ -46,7 +45,6 @@ class TrainConfig:
         10,
         "Steps in a row that are skipped if their loss or a gradient's norm is not finite; one more stops "
         "training, which diverges.",
-        if_missing=0,
         may_differ=True,
     )
     objective: str = setting(

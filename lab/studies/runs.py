@@ -69,10 +69,10 @@ class Run:
     def fingerprint(self) -> str:
         """12 hexadecimal digits that tell its settings from others.
 
-        Settings that a resumed run may change do not count (`MAY_DIFFER`), nor do those that have
-        the value of the time before they existed: so a later release gives the same digits.
+        Settings that a resumed run may change do not count (`MAY_DIFFER`), nor do those that have their
+        default: so a later release, with more settings, gives the same digits.
         """
-        before = {setting.name: setting.metadata["if_missing"] for setting in all_settings()}
+        before = {setting.name: setting.default for setting in all_settings()}
         own = {
             name: str(value)
             for name, value in self.config.to_settings().items()

@@ -311,7 +311,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
     (pictures / "00.png").write_bytes(png(changed))
     with pytest.raises(ConfigError, match=r"what the run began with, .*: (train|test) images=.*checksum"):
         train(config(folder, **{**own, "finetune_epochs": 3}))
-    for name in ("data.json", "model.json"):  # as earlier releases, or a backup without them, left it
+    for name in ("data.json", "model.json"):  # as a backup without them left it
         (folder / "checkpoints" / name).unlink()
     assert train(config(folder, **{**own, "finetune_epochs": 3}))["epochs"] == 4
 

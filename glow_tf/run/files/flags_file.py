@@ -52,18 +52,10 @@ def read_flagfile(text: str) -> dict[str, str]:
     return dict(line[2:].split("=", 1) for line in lines if "=" in line)
 
 
-def newer_settings(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns the settings that did not exist when a folder's run began, and what the run had instead."""
-    written = _written(folder)
-    if written is None:
-        return {}
-    return {s.name: s.metadata["if_missing"] for s in all_settings() if s.name not in written}
-
-
 def read_settings(folder: pathlib.Path) -> dict[str, str]:
     """Returns setting → text as a folder's flags.cfg has it; empty without the file."""
-    newer = {name: _text(value) for name, value in newer_settings(folder).items()}
-    return newer | (_written(folder) or {})
+    path = folder / NAME
+    return read_flagfile(path.read_bytes().decode(errors="surrogateescape")) if path.exists() else {}
 
 
 def read_values(folder: pathlib.Path, names: Iterable[str]) -> dict[str, Any]:
@@ -73,12 +65,6 @@ def read_values(folder: pathlib.Path, names: Iterable[str]) -> dict[str, Any]:
         with contextlib.suppress(ValueError, KeyError):
             found[name] = _value(kinds[name], texts[name])
     return found
-
-
-def _written(folder: pathlib.Path) -> dict[str, str] | None:
-    """Returns setting → text of a folder's flags.cfg; None without the file."""
-    path = folder / NAME
-    return read_flagfile(path.read_bytes().decode(errors="surrogateescape")) if path.exists() else None
 
 
 def read_config(folder: pathlib.Path) -> RunConfig:

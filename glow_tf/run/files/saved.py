@@ -1,6 +1,5 @@
 """Models that a run left in its workdir, or that a `.keras` file holds; runs that start from them."""
 
-import contextlib
 import dataclasses
 import pathlib
 
@@ -13,7 +12,6 @@ from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.model.glow import Glow
 from glow_tf.run.files import checkpoint_files
 from glow_tf.run.files.checkpoints import DamagedCheckpointError, by_path, read
-from glow_tf.run.files.workdir import BEST_EPOCH, read_summary
 from glow_tf.training.trainer import PartsTrainer
 
 SAYS = {"condition_shape": "--condition, "}  # which flag a setting follows
@@ -79,8 +77,8 @@ def untrained_glow(workdir: pathlib.Path) -> Glow:
 def checkpoint_path(workdir: pathlib.Path, which: str = "") -> str:
     """Returns the path of a workdir's `last` or `best` checkpoint, as TensorFlow takes it.
 
-    Empty: the best, if there is one. Runs that ended with an earlier release scored and exported the last.
-    FileNotFoundError if there is none; ConfigError if the folder is not a workdir, or `which` another word.
+    Empty: the best, if there is one. FileNotFoundError if there is none; ConfigError if the folder is not a
+    workdir, or `which` another word.
     """
     if (workdir / "saved_model.pb").exists():
         raise ConfigError(
@@ -93,9 +91,6 @@ def checkpoint_path(workdir: pathlib.Path, which: str = "") -> str:
     folder = workdir / "checkpoints"
     if not which and checkpoint_files.best_epoch(folder) is not None:
         which = "best"
-        with contextlib.suppress(OSError):  # the summary is damaged
-            summary = read_summary(workdir)
-            which = "last" if summary and BEST_EPOCH not in summary else "best"
     folder = folder / checkpoint_files.BEST if which == "best" else folder
     epochs = checkpoint_files.complete(folder)
     if not epochs:

@@ -15,7 +15,7 @@ from glow_tf.core.text_files import read_json
 from glow_tf.layout.schedule import phases_of
 from glow_tf.run.files import checkpoint_files, history
 from glow_tf.run.files.flags_file import read_config
-from glow_tf.run.files.workdir import BEST_EPOCH, read_summary
+from glow_tf.run.files.workdir import read_summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +75,6 @@ def read_run(folder: pathlib.Path, stopped: str = "", scored: Mapping[str, Any] 
     columns = history.history_columns(config.model.num_parts, bool(config.data.validation_examples))
     summary = read_summary(folder)
     best = checkpoint_files.best_epoch(checkpoints)
-    if summary and BEST_EPOCH not in summary:  # an earlier release ended with the last epoch
-        best = None
     model, counts = None, {}
     rows = history.read_rows(folder / "history.csv", columns)
     if (path := checkpoints / "model.json").exists():
