@@ -313,22 +313,6 @@ def test_a_folder_without_a_path_is_an_error():
         DataConfig(dataset="folder:")
 
 
-def test_the_command_that_began_a_run_in_an_earlier_release_goes_on_with_it(tmp_path):
-    """Its flags.cfg lacks the newer settings, and so does the command."""
-    arguments = [f"--workdir={tmp_path}", "--dataset=digits"]
-    text = flagfile(config_of(arguments)).splitlines(keepends=True)
-    newer = ("--rate_scaling", "--max_skipped_steps")
-    (tmp_path / "flags.cfg").write_text("".join(line for line in text if not line.startswith(newer)))
-    config = config_of(arguments)
-    assert (config.train.rate_scaling, config.train.max_skipped_steps) == ("none", 0)
-    assert not differing_settings(read_settings(tmp_path), config)
-    given = config_of([*arguments, "--rate_scaling=size"])
-    assert differing_settings(read_settings(tmp_path), given) == {
-        "rate_scaling": "--rate_scaling=size (was none)"
-    }
-    assert config_of(["--workdir=elsewhere"]).train.rate_scaling == "size"
-
-
 def test_numbers_that_are_written_in_another_way_are_the_same_setting(tmp_path):
     arguments = [f"--workdir={tmp_path}", "--dataset=digits", "--parts=by_block:2"]
     (tmp_path / "flags.cfg").write_text(flagfile(config_of([*arguments, "--learning_rate=1e-1,0.02"])))

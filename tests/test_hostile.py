@@ -13,7 +13,7 @@ from glow_tf import data
 from glow_tf.commands import cli, run_flags
 from glow_tf.commands.parsing import MOST_FLAGFILES
 from glow_tf.config import DataConfig, ModelConfig
-from glow_tf.core import memory
+from glow_tf.core import machine
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import MOST_BYTES, parse_json, read_text
 from glow_tf.data import loading, pictures
@@ -61,16 +61,16 @@ def test_the_mark_that_some_editors_begin_a_file_with_is_no_text(tmp_path):
 
 
 def test_a_container_has_the_memory_of_its_group(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "GROUP", tmp_path)
-    whole = memory.free_memory()
+    monkeypatch.setattr(machine, "GROUP", tmp_path)
+    whole = machine.free_memory()
     (tmp_path / "memory.current").write_text("3000\n")
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 500\n")
     for limit, left in (("4000\n", 1500), ("max\n", whole)):
         (tmp_path / "memory.max").write_text(limit)
-        assert memory.free_memory() == pytest.approx(left, rel=0.2)
+        assert machine.free_memory() == pytest.approx(left, rel=0.2)
     (tmp_path / "memory.max").write_text("4000\n")
     with pytest.raises(ConfigError, match="must fit in 60% of the free memory"):
-        memory.check_memory(1000, "it", "take less")
+        machine.check_memory(1000, "it", "take less")
 
 
 def test_a_decompression_bomb_is_left_out_before_it_is_decoded(tmp_path):

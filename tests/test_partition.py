@@ -6,7 +6,7 @@ import pytest
 from glow_tf import Glow
 from glow_tf.config import ModelConfig, check_divisible
 from glow_tf.config.notations import read_cuts
-from glow_tf.layout import cost, partition
+from glow_tf.layout import partition
 
 COUNTS = {
     "1": (96,),
@@ -94,7 +94,7 @@ TABLE_1 = {"by_block:2": 0.745, "across_block:2": 0.706, "across_block:3": 0.642
 @pytest.mark.parametrize(("parts", "predicted"), TABLE_1.items())
 def test_predicted_time_of_the_papers_rows(parts, predicted):
     layouts = _layouts(parts)
-    alternating = sum(cost.relative_cost(layouts, [k]) for k in range(len(layouts))) / len(layouts)
+    alternating = sum(partition.relative_cost(layouts, [k]) for k in range(len(layouts))) / len(layouts)
     assert (60 * alternating + 30) / 90 == pytest.approx(predicted, abs=1e-3)
 
 
@@ -163,7 +163,7 @@ def test_the_cost_model_knows_every_kernel(own):
     kernels = [w for w in Glow(config).weights if w.path.endswith(("kernel", "reading"))]
     of_mixing = sum(e.channels**2 for p in layouts for e in p.elements if e.kind == "flow_step")
     numbers = sum(math.prod(w.shape) for w in kernels) + of_mixing
-    assert cost.weight_bytes(layouts) == 4 * numbers
+    assert partition.weight_bytes(layouts) == 4 * numbers
 
 
 def test_sizes_that_do_not_divide_name_the_nearest_that_do():

@@ -11,8 +11,7 @@ from glow_tf.commands import run_flags
 from glow_tf.config import SCHEDULES, DataConfig, ModelConfig, all_settings, read_scale
 from glow_tf.config.notations import read_cuts, read_local_prior
 from glow_tf.core.errors import ConfigError
-from glow_tf.layout.cost import relative_cost
-from glow_tf.layout.partition import part_layouts
+from glow_tf.layout.partition import part_layouts, relative_cost
 from glow_tf.layout.schedule import (
     cached_parts,
     end_to_end,

@@ -15,7 +15,7 @@ import glow_tf
 from glow_tf import Glow, ModelConfig, PartsTrainer, RunConfig, TrainConfig
 from glow_tf.bijectors.standardize import moments
 from glow_tf.config import DataConfig
-from glow_tf.core import cores
+from glow_tf.core import machine
 from glow_tf.core.errors import ConfigError
 from glow_tf.data import load
 from glow_tf.use import (
@@ -303,7 +303,7 @@ def test_headers_of_arrays_are_read_by_one_thread_at_a_time(tmp_path, monkeypatc
         return plain(*args, **kwargs)
 
     monkeypatch.setattr(np, "load", opened)
-    monkeypatch.setattr(cores, "usual_threads", lambda: 4)
+    monkeypatch.setattr(machine, "usual_threads", lambda: 4)
     load(DataConfig(dataset, dtype="float32"))
     assert max(most) == 1
 

@@ -86,7 +86,7 @@ class MultiScale(Architecture):
 
     def bijectors(self, layout: PartLayout, config: ModelConfig, dtype: Any) -> list[Bijector]:
         from glow_tf.bijectors import Split
-        from glow_tf.bijectors.haar import squeeze
+        from glow_tf.bijectors.squeeze import squeeze
 
         found: list[Bijector] = []
         for (block, kind), elements in itertools.groupby(layout.elements, lambda e: (e.block, e.kind)):

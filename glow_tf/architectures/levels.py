@@ -127,7 +127,7 @@ class Levels(Architecture):
 
     def bijectors(self, layout: PartLayout, config: ModelConfig, dtype: Any) -> list[Bijector]:
         from glow_tf.bijectors import FlowSplit, Haar, LastLine
-        from glow_tf.bijectors.haar import squeeze
+        from glow_tf.bijectors.squeeze import squeeze
 
         kinds = [e.kind for e in layout.elements]
         steps = [e for e in layout.elements if e.kind == "flow_step"]

@@ -14,7 +14,7 @@ from absl import flags
 from glow_tf.commands import model_flags
 from glow_tf.config import FOLDER, DataConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.core.memory import check_memory
+from glow_tf.core.machine import check_memory
 
 if TYPE_CHECKING:
     from glow_tf.model.glow import Glow

@@ -22,7 +22,7 @@ from absl import flags
 from glow_tf.commands import model_flags, parsing, size_flags
 from glow_tf.config.choices import NOISES
 from glow_tf.core.text_files import json_text
-from glow_tf.run.report.words import counted
+from glow_tf.run.report.content import counted
 from glow_tf.run.tables import bpd_text
 
 

@@ -3,8 +3,7 @@
 import dataclasses
 
 from glow_tf.config.choices import ACTIVATIONS, COUPLINGS, MOST_LOG_SCALE, MOST_WIDTH, NORMS, SCALES
-from glow_tf.config.setting import in_range, one_of
-from glow_tf.config.setting_types import check_types
+from glow_tf.config.setting import check_types, in_range, one_of
 from glow_tf.core.errors import ConfigError
 
 

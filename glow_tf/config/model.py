@@ -13,8 +13,15 @@ from glow_tf.config import choices
 from glow_tf.config.choices import MOST, MOST_BLOCKS, MOST_EQUALIZED, MOST_SIDE, MOST_STEPS, MOST_WIDTH
 from glow_tf.config.coupling import CouplingConfig, read_scale
 from glow_tf.config.notations import Cuts, read_local_prior
-from glow_tf.config.setting import check_fields, in_range, require, setting, settings_of
-from glow_tf.config.setting_types import ConditionShape, shapes_by_name
+from glow_tf.config.setting import (
+    ConditionShape,
+    check_fields,
+    in_range,
+    require,
+    setting,
+    settings_of,
+    shapes_by_name,
+)
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.lazy import imported
 

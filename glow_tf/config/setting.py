@@ -3,13 +3,157 @@
 from __future__ import annotations
 
 import dataclasses
+import decimal
+import functools
+import numbers
+import os
 import re
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from typing import Any, get_type_hints
 
 from glow_tf.config.choices import MOST
-from glow_tf.config.setting_types import check_types
 from glow_tf.core.errors import ConfigError
+
+# Of what a model is given: (h, w, c), (d,), or pairs of a name and one of these; empty: nothing.
+ConditionShape = tuple[int, ...] | tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def shapes_by_name(shape: ConditionShape) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of what a model is given, by name; one without names has the name ""."""
+    if not shape:
+        return {}
+    return {"": shape} if isinstance(shape[0], int) else dict(shape)
+
+
+def check_types(config: Any) -> None:
+    """Turns every field into its type inside the library; ConfigError if a value has another type."""
+    for name, declared in _declared_types(type(config)).items():
+        received = getattr(config, name)
+        expected, convert = _CONVERSIONS.get(declared) or _instance_of(declared)
+        try:
+            object.__setattr__(config, name, convert(received))
+        except (TypeError, OverflowError, ValueError):
+            raise ConfigError(
+                f"{name} must be {expected}. Received: {name}={received!r:.100} ({type(received).__name__})"
+            ) from None
+
+
+@functools.cache
+def _declared_types(config_class: type) -> dict[str, Any]:
+    hints = get_type_hints(config_class)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+
+
+def _scalar(kind: type, declared: type) -> Callable[[Any], Any]:
+    """Returns what takes a Python or NumPy number of a type; a bool is no number here."""
+
+    def convert(value: Any) -> Any:
+        is_bool = type(value).__name__ in ("bool", "bool_")  # NumPy's is no subclass of Python's
+        if is_bool is not (kind is bool) or not (is_bool or isinstance(value, declared)):
+            raise TypeError
+        return kind(value)
+
+    return convert
+
+
+_integer = _scalar(int, numbers.Integral)
+_real = _scalar(float, numbers.Real)
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return str.__str__(value)
+
+
+def _condition_shape(value: Any) -> ConditionShape:
+    """Returns a shape, or the shapes of a dictionary (or of pairs, as JSON has them) by name, in order."""
+    pairs = value.items() if isinstance(value, Mapping) else _items(value)
+    pairs = list(pairs)
+    if any(isinstance(item, numbers.Integral) for item in pairs) or not pairs:
+        return _shape(pairs, (1, 3)) if pairs else ()
+    return tuple(sorted((_string(name), _shape(shape, (1, 3))) for name, shape in map(tuple, pairs)))
+
+
+def _shape(value: Any, ranks: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(_integer(side) for side in _items(value))
+    if len(shape) not in ranks or min(shape) < 1:
+        raise TypeError
+    return shape
+
+
+def _number_text(value: Any) -> str:
+    """Returns a number as the shortest text that reads back as the same number, such as 1e-3 or 0.999."""
+    number = _real(value)
+    decimals = repr(number).removesuffix(".0")
+    return min(f"{decimal.Decimal(repr(number)):e}", decimals, key=len)
+
+
+def _integer_text(value: Any) -> str:
+    return str(_integer(value))
+
+
+def _items(value: Any) -> Iterable[Any]:
+    """Returns a sequence or array; what has no order, or is a single value, raises TypeError."""
+    if isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable):
+        raise TypeError
+    return value
+
+
+def _texts(value: Any, item_text: Callable[[Any], str]) -> str:
+    """Returns a string as it is, and one item or several items as comma-separated text."""
+    if isinstance(value, str):
+        return _string(value)
+    return ",".join(map(item_text, _items(value))) if isinstance(value, Iterable) else item_text(value)
+
+
+def _parts_text(value: Any) -> str:
+    """Returns how `--parts` writes a number of parts, or the flow steps of each part."""
+    if isinstance(value, numbers.Integral) and _integer(value) != 1:
+        return f"balanced:{_integer(value)}"
+    return _texts(value, _integer_text)
+
+
+def _instance_of(declared: type) -> tuple[str, Any]:
+    def convert(value: Any) -> Any:
+        if not isinstance(value, declared):
+            raise TypeError
+        return value
+
+    return f"a {declared.__name__}", convert
+
+
+# What a message calls a declared type, and what turns a value into the type that the library reads. Settings
+# that a flag gives as text become that text, so that flags.cfg is the same.
+_CONVERSIONS = {
+    int: ("an integer", _integer),
+    float: ("a number", _real),
+    bool: ("True or False", _scalar(bool, bool)),
+    str: ("a string", _string),
+    str | None: ("a string or None", lambda value: None if value is None else _string(value)),
+    str | os.PathLike: ("a path", lambda value: _string(os.fspath(value))),
+    tuple[str, ...]: ("names", lambda value: tuple(_string(item) for item in _items(value))),
+    tuple[int, int, int]: (
+        "three positive integers (height, width, channels)",
+        lambda value: _shape(value, (3,)),
+    ),
+    ConditionShape: (
+        "the shape (h, w, c) of a map, (d,) of a vector, or a dictionary of them",
+        _condition_shape,
+    ),
+    str | float: (
+        "a number or a string",
+        lambda value: _string(value) if isinstance(value, str) else _number_text(value),
+    ),
+    str | float | Sequence[float]: (
+        "a number, a sequence of numbers, or a string",
+        lambda value: _texts(value, _number_text),
+    ),
+    str | int | Sequence[int]: ("an integer, a sequence of integers, or a string", _parts_text),
+    str | Sequence[int]: ("a sequence of integers or a string", lambda value: _texts(value, _integer_text)),
+    str | Sequence[str]: ("a string or a sequence of strings", lambda value: _texts(value, _string)),
+}
+
 
 _OWN_LAYER = re.compile(r"[\w.]+[>:][\w.]+(\(.*\))?", re.ASCII | re.DOTALL)
 MOST_LETTERS = 500

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from glow_tf.config import DataConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.core.memory import check_memory
+from glow_tf.core.machine import check_memory
 from glow_tf.data.overlap import overlapping
 
 RESIZING_BYTES = 24  # of a pixel, grey or not, while it is resized

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from glow_tf.config import DataConfig
-from glow_tf.core.cores import in_parallel, usual_threads
 from glow_tf.core.errors import ConfigError
+from glow_tf.core.machine import in_parallel, usual_threads
 from glow_tf.core.progress import with_progress
 from glow_tf.data import arrays
 from glow_tf.data.arrays import DataSet, Examples

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from glow_tf.config import ATTRIBUTES, FOLDER, INPUT, LABEL, TARGET, DataConfig, attributes_of, folder_of
-from glow_tf.core.cores import in_parallel
 from glow_tf.core.errors import ConfigError
+from glow_tf.core.machine import in_parallel
 from glow_tf.core.text_files import read_text
 from glow_tf.data.arrays import DataSet, Factors, check_memory_for, scaled_side
 from glow_tf.data.folder import NAMED, read_folder, read_pictures, why_no_classes

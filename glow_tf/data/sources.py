@@ -15,9 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.config import DIGITS, DataConfig, file_of
-from glow_tf.core.cores import usual_threads
 from glow_tf.core.errors import ConfigError, in_one_line
-from glow_tf.core.memory import fits
+from glow_tf.core.machine import fits, usual_threads
 from glow_tf.data import arrays
 from glow_tf.data.arrays import DataSet, Examples
 from glow_tf.data.named import refusal

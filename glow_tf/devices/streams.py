@@ -9,7 +9,7 @@ import platform
 import tensorflow as tf
 
 from glow_tf.bijectors.pieces import set_number_of_streams
-from glow_tf.core.cores import usable_cores
+from glow_tf.core.machine import usable_cores
 
 SMALLEST_PIECE = 2  # images; the smallest for which streams were measured, and they pay
 M_ARENA_MAX = -8  # from glibc's malloc.h

@@ -15,10 +15,9 @@ from glow_tf.devices.workers import holds_anywhere
 from glow_tf.model.glow import Glow
 from glow_tf.run import pictures
 from glow_tf.run.context import Run
-from glow_tf.run.epoch import EpochResult, computed
+from glow_tf.run.epoch import EpochResult, HeldOut, computed, loses_patience
 from glow_tf.run.files import flags_file
 from glow_tf.run.files.history import bits_of_levels
-from glow_tf.run.held_out import HeldOut, loses_patience
 
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 SAMPLES_PER_TEMPERATURE = 16

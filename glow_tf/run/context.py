@@ -12,7 +12,7 @@ from glow_tf import data
 from glow_tf.bijectors.registered import with_registered
 from glow_tf.config import MAY_DIFFER, PRIOR, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError, printable
-from glow_tf.core.memory import check_memory
+from glow_tf.core.machine import check_memory
 from glow_tf.data.arrays import in_memory
 from glow_tf.devices import strategies
 from glow_tf.devices.workers import check_same_in_all

@@ -21,7 +21,7 @@ from glow_tf.run.context import Run
 from glow_tf.run.files import saved
 from glow_tf.run.files.workdir import BEST_EPOCH, is_out_of_patience
 from glow_tf.run.report.writing import write_report
-from glow_tf.training.optim.rates import unsuited_rates
+from glow_tf.training.options import unsuited_rates
 from glow_tf.version import __version__
 
 OVERLAPPING = 0.2  # of held-out images; of CIFAR-10's there is none

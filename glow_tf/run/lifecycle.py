@@ -24,10 +24,9 @@ from glow_tf.layout.schedule import phases_of
 from glow_tf.run import callbacks as run_callbacks
 from glow_tf.run import tables
 from glow_tf.run.context import Run, prepare
-from glow_tf.run.epoch import EpochResult
+from glow_tf.run.epoch import EpochResult, HeldOut, loses_patience
 from glow_tf.run.files.workdir import SUMMARY, Workdir
 from glow_tf.run.finish import Exporter, finish, trained_model, troubles_ahead
-from glow_tf.run.held_out import HeldOut, loses_patience
 from glow_tf.run.interrupts import interrupts_of_run
 from glow_tf.run.progress import Progress
 from glow_tf.run.report.writing import write_report

@@ -5,8 +5,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from glow_tf.layout.cost import relative_cost
-from glow_tf.layout.partition import PartLayout
+from glow_tf.layout.partition import PartLayout, relative_cost
 from glow_tf.layout.schedule import Phase
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.config import RATE_SCALINGS
+from glow_tf.config import RATE_SCALINGS, TrainConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.devices.strategies import compiles_by_default
 from glow_tf.devices.workers import in_several_processes
@@ -21,7 +21,6 @@ from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
 from glow_tf.training.feed.inputs import DEFAULT_BATCH_SIZE
 from glow_tf.training.optim.optimizers import Optimizers, PartRate
-from glow_tf.training.optim.rates import unsuited_rates
 from glow_tf.training.step.forward_pass import ForwardPass
 from glow_tf.training.step.objective import LocalObjective, PriorObjective
 
@@ -220,3 +219,30 @@ def _check_optimizers(optimizers: Optimizers, num_parts: int, strategy: tf.distr
             )
     if len({id(optimizer) for optimizer in optimizers}) < num_parts:
         raise ConfigError("compile needs a separate optimizer for each part. Received: one of them twice")
+
+
+SLOW = 20  # times below the default rate
+# Of the default rate; on digits such a constant rate overshoots, and the default itself ends far above where
+# it began. With a warm-up neither does.
+FAST = 0.5
+
+
+def unsuited_rates(highest: float, warmup_steps: int) -> list[str]:
+    """Returns a sentence for what is wrong with rates under `rate_scaling=size`; empty if nothing is.
+
+    `highest` is the highest rate of a part, for Adamax or Adam.
+    """
+    default = TrainConfig()
+    rate = float(default.learning_rate)
+    # Most weights of a large model have a small part of it. A rate of 0 is for callbacks that warm up.
+    if highest > 0 and round(highest, 7) < rate / SLOW:
+        return [
+            f"a learning rate of {highest:g} is {rate / highest:.0f} times below the default, {rate:g}, "
+            "which suits models of every size. Rates that other codes name are for rate_scaling=none"
+        ]
+    if highest >= FAST * rate and not warmup_steps:
+        return [
+            f"a learning rate of {highest:g} from the first step on can make training run away. Let it warm "
+            f"up: {default.warmup_steps} steps are the default (warmup_steps of TrainConfig)"
+        ]
+    return []

@@ -8,7 +8,7 @@ import numpy as np
 
 from glow_tf.bijectors.condition import Condition
 from glow_tf.core.errors import ConfigError
-from glow_tf.core.memory import check_memory
+from glow_tf.core.machine import check_memory
 from glow_tf.core.progress import with_progress
 from glow_tf.model.compiled_model import check_finite
 from glow_tf.model.conditions import check_given, in_arrays, some_of

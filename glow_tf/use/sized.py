@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from glow_tf.bijectors.tiles import LARGE, SIDE
+from glow_tf.bijectors.flow_split import LARGE, SIDE
 from glow_tf.config import check_divisible
 from glow_tf.core.errors import ConfigError
-from glow_tf.core.memory import check_memory
+from glow_tf.core.machine import check_memory
 from glow_tf.model.glow import Glow
 
 # Of memory: per pixel and channel of the networks, for a gradient also per flow step (measured: 5); and

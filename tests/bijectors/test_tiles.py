@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 from small import perturb
 
-from glow_tf.bijectors import FlowSplit, tiles
+from glow_tf.bijectors import FlowSplit, flow_split
 from glow_tf.config import CouplingConfig
-from glow_tf.core import memory
+from glow_tf.core import machine
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
 from glow_tf.use.sized import check_fits
@@ -45,8 +45,8 @@ def results(layer, x):
 @pytest.mark.parametrize("side", [9, 26])
 def test_tiles_change_no_number(details, x, side, monkeypatch):
     whole = results(details, x)
-    monkeypatch.setattr(tiles, "SIDE", side)
-    monkeypatch.setattr(tiles, "LARGE", 0)
+    monkeypatch.setattr(flow_split, "SIDE", side)
+    monkeypatch.setattr(flow_split, "LARGE", 0)
     for own, expected in zip(results(details, x), whole, strict=True):
         np.testing.assert_allclose(own, expected, atol=1e-10)
     np.testing.assert_allclose(whole[3], x, atol=1e-10)
@@ -55,8 +55,8 @@ def test_tiles_change_no_number(details, x, side, monkeypatch):
 def test_a_margin_of_one_place_less_would_change_them(details, x, monkeypatch):
     h, eps = tf.split(x, [3, 9], axis=-1)
     whole = details.colour_bounded(h, eps, identity)
-    monkeypatch.setattr(tiles, "SIDE", 9)
-    monkeypatch.setattr(tiles, "LARGE", 0)
+    monkeypatch.setattr(flow_split, "SIDE", 9)
+    monkeypatch.setattr(flow_split, "LARGE", 0)
     monkeypatch.setattr(FlowSplit, "radius", details.radius - 1)
     assert np.abs(details.colour_bounded(h, eps, identity) - whole).max() > 1e-6
 
@@ -64,8 +64,8 @@ def test_a_margin_of_one_place_less_would_change_them(details, x, monkeypatch):
 @pytest.mark.long
 def test_in_a_graph_as_well(details, x, monkeypatch):
     whole = details.factor_out(x)
-    monkeypatch.setattr(tiles, "SIDE", 16)
-    monkeypatch.setattr(tiles, "LARGE", 0)
+    monkeypatch.setattr(flow_split, "SIDE", 16)
+    monkeypatch.setattr(flow_split, "LARGE", 0)
     for own, expected in zip(tf.function(details.factor_out)(x), whole, strict=True):
         np.testing.assert_allclose(own, expected, atol=1e-10)
 
@@ -80,7 +80,7 @@ def test_layers_of_ones_own_get_the_whole_image():
 
 def test_memory_need_not_hold_the_networks_of_a_large_image(monkeypatch):
     glow = Glow.from_preset("photographs")
-    monkeypatch.setattr(memory, "free_memory", lambda: 8 * 2**30)
+    monkeypatch.setattr(machine, "free_memory", lambda: 8 * 2**30)
     check_fits(glow, (4000, 6000), "camera.jpg")
     with pytest.raises(ConfigError, match=r"camera\.jpg of 40000×60000"):
         check_fits(glow, (40_000, 60_000), "camera.jpg")

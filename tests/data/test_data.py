@@ -350,7 +350,7 @@ def large_file(tmp_path, monkeypatch, rng):
     """A data set in a file that memory has no room for, and its array."""
     images = rng.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
-    monkeypatch.setattr("glow_tf.core.memory.free_memory", lambda: 10_000)
+    monkeypatch.setattr("glow_tf.core.machine.free_memory", lambda: 10_000)
     return f"file:{tmp_path / 'images.npy'}", images
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from glow_tf import data
 from glow_tf.config import ConfigError, DataConfig
-from glow_tf.core.cores import in_parallel
+from glow_tf.core.machine import in_parallel
 from glow_tf.core.progress import with_progress
 from glow_tf.data import folder as folder_module
 from glow_tf.data import loading, pictures
@@ -356,7 +356,7 @@ def test_the_pixels_of_a_picture_are_held_once(tmp_path, monkeypatch):
 
 def test_a_folder_larger_than_memory_is_refused_with_what_helps(folder, monkeypatch):
     quadrants().save(folder / "train" / "a.png")
-    monkeypatch.setattr("glow_tf.core.memory.free_memory", lambda: 10_000)
+    monkeypatch.setattr("glow_tf.core.machine.free_memory", lambda: 10_000)
     with pytest.raises(ConfigError, match=r"must fit in .*--image_size, and an array file:PATH.npy"):
         load(folder)
 
@@ -439,7 +439,7 @@ def test_the_number_of_threads_changes_nothing(folder, rng, monkeypatch):
         )
     results = []
     for cores in (1, 7):
-        monkeypatch.setattr("glow_tf.core.cores.usual_threads", lambda cores=cores: cores)
+        monkeypatch.setattr("glow_tf.core.machine.usual_threads", lambda cores=cores: cores)
         results.append(load(folder, image_size=16))
     one, many = results
     np.testing.assert_array_equal(everything(one), everything(many))
@@ -447,7 +447,7 @@ def test_the_number_of_threads_changes_nothing(folder, rng, monkeypatch):
 
 
 def test_threads_work_at_the_same_time_in_order_and_not_far_ahead(monkeypatch):
-    monkeypatch.setattr("glow_tf.core.cores.usual_threads", lambda: 3)
+    monkeypatch.setattr("glow_tf.core.machine.usual_threads", lambda: 3)
     together = threading.Barrier(3, timeout=10)
     started = []
 

@@ -10,7 +10,7 @@ from small import ROOT, eagerly, run_program, small_glow
 
 from glow_tf import PartsTrainer, phases
 from glow_tf.bijectors.pieces import active_streams, in_streams, number_of_streams
-from glow_tf.core import cores
+from glow_tf.core import machine
 from glow_tf.devices.streams import use_streams
 from glow_tf.training.optim.optimizers import FusedAdam
 
@@ -89,12 +89,12 @@ def test_threads_that_are_running_are_left_alone():
 
 
 def test_a_container_has_its_share_of_the_machines_cores(tmp_path, monkeypatch):
-    monkeypatch.setattr(cores, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
-    assert cores.usable_cores() == 8
+    assert machine.usable_cores() == 8
     for text, expected in {"max 100000": 8, "150000 100000": 2, "10 100": 1, "900000 100000": 8}.items():
-        cores.QUOTA.write_text(text)
-        assert cores.usable_cores() == expected
+        machine.QUOTA.write_text(text)
+        assert machine.usable_cores() == expected
 
 
 def test_each_stream_has_a_core_of_its_own_unless_the_batch_is_small(monkeypatch):
@@ -105,7 +105,7 @@ def test_each_stream_has_a_core_of_its_own_unless_the_batch_is_small(monkeypatch
     with number_of_streams(1):  # which is what it is again afterwards
         assert (use_streams(3), use_streams(64, 2)) == (1, 2)
         assert active_streams() == 2
-    own = cores.usable_cores()
+    own = machine.usable_cores()
     assert threads == {"intra": max(own // 2, 1), "inter": max(own, 2)}
 
 
@@ -113,7 +113,7 @@ def test_each_stream_has_a_core_of_its_own_unless_the_batch_is_small(monkeypatch
 def test_the_threads_of_a_process_are_those_of_its_streams():
     program = (
         "import tensorflow as tf; from glow_tf.devices.streams import use_streams;"
-        "from glow_tf.core.cores import usable_cores;"
+        "from glow_tf.core.machine import usable_cores;"
         "print(use_streams(3), use_streams(64, 2));"
         "t = tf.config.threading;"
         "print(t.get_intra_op_parallelism_threads(), t.get_inter_op_parallelism_threads());"

@@ -16,7 +16,7 @@ from glow_tf.core.errors import DivergedError
 from glow_tf.run import lifecycle, pictures
 from glow_tf.run.files import history
 from glow_tf.run.files.flags_file import flagfile
-from glow_tf.run.report import charts, scored, writing
+from glow_tf.run.report import charts, writing
 from glow_tf.run.report.content import read_run
 from glow_tf.run.report.page import run_page
 
@@ -145,15 +145,13 @@ def test_a_summary_of_fewer_epochs_than_the_history_has_is_not_shown(tmp_path):
 def test_a_run_ends_with_a_report_that_shows_its_least_and_most_usual_images(
     tmp_path, reports, capsys, monkeypatch
 ):
-    seen = []
-    monkeypatch.setattr(
-        writing, "scored_images", lambda *of: seen.append(scored.scored_images(*of)) or seen[0]
-    )
+    seen, scores = [], writing.scored_images
+    monkeypatch.setattr(writing, "scored_images", lambda *of: seen.append(scores(*of)) or seen[0])
     train(config(tmp_path / "run", **FAST, parts="1"), eager=True)
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"; see {tmp_path / 'run' / 'report.html'}")
     page = read_page(tmp_path / "run" / "report.html")
     usual, unusual = (seen[0][name] for name in ("usual", "unusual"))
-    assert len(usual) == len(unusual) == scored.SHOWN
+    assert len(usual) == len(unusual) == writing.SHOWN
     assert unusual[0]["bits"] >= unusual[-1]["bits"] > usual[-1]["bits"] >= usual[0]["bits"]
     assert f"{unusual[0]['name']}{unusual[0]['bits']:.2f} bits/dim" in page.text
     assert "Among 50 test images, these need the most bits." in page.text
@@ -201,7 +199,7 @@ def test_an_error_in_the_report_is_a_line_and_does_not_fail_the_run(tmp_path, re
         raise ValueError("no\nchart")
 
     monkeypatch.setattr(charts.Figure, "savefig", fails)
-    monkeypatch.setattr(scored, "some_of", fails)
+    monkeypatch.setattr(writing, "some_of", fails)
     summary = train(config(tmp_path / "run", **FAST), eager=True)
     lines = capsys.readouterr().out.splitlines()
     assert "WARNING: report.html: it could not be written: ValueError: no chart" in lines

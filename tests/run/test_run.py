@@ -383,17 +383,6 @@ def test_two_virtual_devices_train_like_one(tmp_path):
     assert two == pytest.approx(one, abs=2e-3)
 
 
-def test_a_setting_that_an_older_run_does_not_name_had_its_default(tmp_path):
-    holder = workdir.Workdir(config(tmp_path / "run"))
-    holder.claim()
-    holder.close()
-    path = tmp_path / "run" / "flags.cfg"
-    path.write_text("".join(line for line in path.open() if not line.startswith("--norm=")))
-    workdir.Workdir(config(tmp_path / "run")).close()
-    with pytest.raises(ConfigError, match=r"--norm=bias \(was actnorm\)"):
-        workdir.Workdir(config(tmp_path / "run", norm="bias"))
-
-
 def test_a_workdir_whose_name_is_no_text_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"workdir must be a path in UTF-8\. Received: .*\\udcff"):
         workdir.Workdir(config(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff")))

@@ -10,8 +10,7 @@ from small import copy_of, eagerly, make_small_images, objectives, small_config,
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, phases
 from glow_tf.devices.strategies import make_strategy, part_devices
-from glow_tf.layout.cost import relative_cost
-from glow_tf.layout.partition import part_layouts
+from glow_tf.layout.partition import part_layouts, relative_cost
 from glow_tf.layout.schedule import end_to_end, one_part, simultaneous
 from glow_tf.model.parts import get_weights_by_step, set_weights_by_step
 from glow_tf.training.optim.optimizers import FusedAdamax

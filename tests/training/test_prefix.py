@@ -11,8 +11,7 @@ from small import small_glow
 
 from glow_tf import ConfigError, PartsTrainer, RunConfig, data
 from glow_tf.config import ModelConfig
-from glow_tf.layout.cost import relative_cost
-from glow_tf.layout.partition import part_layouts
+from glow_tf.layout.partition import part_layouts, relative_cost
 from glow_tf.layout.schedule import (
     cache_noise_epochs,
     cached_parts,
@@ -193,7 +192,7 @@ def test_a_cache_is_filled_anew_with_the_noise_of_another_turn(small_images):
 
 
 def test_a_cache_larger_than_memory_is_refused_with_what_helps(monkeypatch):
-    monkeypatch.setattr("glow_tf.core.memory.free_memory", lambda: 1000)
+    monkeypatch.setattr("glow_tf.core.machine.free_memory", lambda: 1000)
     run = config("run", schedule="sequential", cache_prefix=True)
     trainer = types.SimpleNamespace(phases=phases_of(run), glow=types.SimpleNamespace(config=run.model))
     with pytest.raises(ConfigError, match=r"before part 2 must fit .*; train without --cache_prefix"):

@@ -20,9 +20,9 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.data.arrays import fingerprint
 from glow_tf.run.files.checksums import write_data
 from glow_tf.use import NoveltyDetector
+from glow_tf.use.score.models import Tuner
 from glow_tf.use.score.places import place_maps
 from glow_tf.use.score.rule import Rule
-from glow_tf.use.score.tuning import Tuner
 
 pytestmark = pytest.mark.long
 

@@ -10,7 +10,7 @@ from PIL import Image
 from glow_tf import ConfigError, DataConfig, data, load
 from glow_tf.commands import cli
 from glow_tf.config.choices import NOISES
-from glow_tf.core import memory
+from glow_tf.core import machine
 from glow_tf.use import evaluate
 from glow_tf.use.variational_noise import log_density, mean_of, tilted, variational_noise
 
@@ -140,7 +140,7 @@ def test_noise_that_there_is_not_is_refused(exported_once, small_images):
 
 
 def test_a_gradient_that_does_not_fit_into_memory_is_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(memory, "free_memory", lambda: 2**29)
+    monkeypatch.setattr(machine, "free_memory", lambda: 2**29)
     Image.fromarray(np.zeros((400, 400), np.uint8)).save(tmp_path / "a.png")
     given = ["--model=photographs_grey", f"--dataset=folder:{tmp_path}", "--split=all", "--image_size=0"]
     assert cli.run("evaluate", [*given, "--noise=variational"]) == 1

@@ -13,7 +13,7 @@ import numpy as np
 from glow_tf.core import html_page
 from glow_tf.run.files.flags_file import NAME as FLAGS
 from glow_tf.run.files.history import bits_of_levels
-from glow_tf.run.report import words
+from glow_tf.run.report import content
 from glow_tf.run.report.charts import Line, chart
 from glow_tf.run.report.content import RunContent
 
@@ -31,19 +31,19 @@ def run_page(run: RunContent) -> bytes:
     flags = (run.folder / FLAGS).read_bytes().decode(errors="surrogateescape")
     return html_page.page(
         f"Run {run.folder}",
-        html_page.paragraph(words.result(run)),
+        html_page.paragraph(content.result(run)),
         _what_went_wrong(run.troubles()),
         html_page.section(
             "Settings",
-            html_page.items(words.settings(run)),
+            html_page.items(content.settings(run)),
             html_page.folded("All settings", html_page.code(flags)),
         ),
         html_page.section("Curves", html_page.side_by_side(_charts(run), "charts")),
         _samples("Samples over time", [(_epoch(epoch), data) for epoch, data in _strips(run)]),
         _scored(run, "unusual", "least usual", "most"),
         _scored(run, "usual", "most usual", "fewest"),
-        html_page.section("Time and memory", html_page.items(words.time_and_memory(run))),
-        html_page.section("To repeat it", html_page.code(words.command(run))),
+        html_page.section("Time and memory", html_page.items(content.time_and_memory(run))),
+        html_page.section("To repeat it", html_page.code(content.command(run))),
     )
 
 

@@ -15,7 +15,7 @@ from glow_tf.config.choices import EXPORTS
 from glow_tf.core import tensor_files
 from glow_tf.core.durable_files import replaced_folder, write_atomically
 from glow_tf.core.errors import ConfigError
-from glow_tf.core.memory import check_memory
+from glow_tf.core.machine import check_memory
 from glow_tf.core.text_files import json_text, read_json
 from glow_tf.model.conditions import of_names
 from glow_tf.model.glow import Glow

@@ -1,4 +1,4 @@
-"""The density under which a part's output is scored."""
+"""The densities under which what a part makes is scored."""
 
 import math
 
@@ -97,3 +97,22 @@ def _log_det(x: tf.Tensor, log_deviation: tf.Tensor) -> tf.Tensor:
     repeats = pixels_of(x) // math.prod(shape[-3:-1])  # of one for all pixels
     total = repeats * tf.reduce_sum(log_deviation, axis=None if of_all else [1, 2, 3])
     return per_example(total, x) if of_all else total
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class UniformPrior(Bijector):
+    """The uniform density of images of numbers in [−½, ½), which is 1; as a bijector, the identity.
+
+    It is the local prior of a level, whose output is the image of half the size. That image is all that the
+    next level learns, and nothing of it is the level's own.
+    """
+
+    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
+        return x, no_log_det(x)
+
+    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
+        return y, no_log_det(y)
+
+    def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+        """Returns 0 for every example of h [B, H, W, C]: [B], nats."""
+        return no_log_det(h)
