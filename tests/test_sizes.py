@@ -26,7 +26,7 @@ from glow_tf.commands import cli
 from glow_tf.layout.partition import part_layouts
 from glow_tf.use import evaluate, levels
 from glow_tf.use.evaluation import joined, terms
-from glow_tf.use.sized import check_fits
+from glow_tf.use.images import check_fits
 
 
 def images_of(shape, count=3):

@@ -26,7 +26,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     folder = model_flags.output_folder(values)
-    from glow_tf.use.assembling import assemble
+    from glow_tf.use.run_presets import assemble
 
     found = assemble(values.workdirs)
     found.glow.save_to_preset(folder, found.about, values.weights_dtype)

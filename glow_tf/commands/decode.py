@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing
-from glow_tf.commands.condition_files import arrays_of, condition_of
+from glow_tf.commands.input_flags import arrays_of, condition_of
 from glow_tf.config import MOST_SIDE
 from glow_tf.core.errors import ConfigError
 
@@ -56,7 +56,7 @@ def _decoded(
 ) -> Sequence[np.ndarray]:
     """Returns the image of each one's latents, of its size in `sizes` [N, 2]; None: the model's."""
     from glow_tf.use import decode
-    from glow_tf.use.sized import fitted
+    from glow_tf.use.images import fitted
 
     if sizes is None:
         return decode(model, eps, condition)

@@ -19,13 +19,13 @@ import io
 import numpy as np
 from absl import flags
 
-from glow_tf.commands import model_flags, size_flags
+from glow_tf.commands import input_flags, model_flags
 
 
 def define(values: flags.FlagValues) -> None:
     model_flags.define_model(values, output="latents.npz")
     model_flags.define_images(values)
-    size_flags.define(values)
+    input_flags.define_size(values)
 
 
 def main(values: flags.FlagValues) -> None:
@@ -34,9 +34,9 @@ def main(values: flags.FlagValues) -> None:
 
     own = model_flags.model_of(values)
     columns: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-    for model, used in size_flags.models_and_images(values, own):
+    for model, used in input_flags.models_and_images(values, own):
         eps, count = encode(model, used.images, used.condition), len(used.images)
-        is_own = size_flags.size_of(values) is None
+        is_own = input_flags.size_of(values) is None
         columns["eps"].append(eps if is_own else eps.ravel())
         columns["names"].append(np.array(used.names))
         if not is_own:

@@ -47,8 +47,8 @@ def main(values: flags.FlagValues, paths: Sequence[str]) -> None:
     sizes = _by_size(names)
     from glow_tf.run import pictures
     from glow_tf.use import upscale
+    from glow_tf.use.images import check_needed
     from glow_tf.use.latents import seed_of
-    from glow_tf.use.sized import check_needed
     from glow_tf.use.upscaling import check_factor
 
     glow = model_flags.model_of(values)

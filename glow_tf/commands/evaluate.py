@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from glow_tf.commands import model_flags, parsing, size_flags
+from glow_tf.commands import input_flags, model_flags, parsing
 from glow_tf.config.choices import NOISES
 from glow_tf.core.text_files import json_text
 from glow_tf.run.report.content import counted
@@ -30,7 +30,7 @@ def define(values: flags.FlagValues) -> None:
     model_flags.define_model(values, output="")
     model_flags.define_seed(values)
     model_flags.define_images(values)
-    size_flags.define(values)
+    input_flags.define_size(values)
     parsing.define(values, draws=(1, "Noise draws of each image."))
     about = "How noise is drawn; variational: by the model's gradient, mostly a tighter bound."
     flags.DEFINE_enum("noise", "uniform", NOISES, about, flag_values=values)
@@ -45,7 +45,7 @@ def main(values: flags.FlagValues) -> None:
     glow = model_flags.model_of(values)
     check_evaluation(glow, draws, values.noise)  # before images are read
     found, groups = [], []
-    for own, used in size_flags.models_and_images(values, glow, gradient=values.noise != "uniform"):
+    for own, used in input_flags.models_and_images(values, glow, gradient=values.noise != "uniform"):
         found.append(evaluate(own, used.images, draws, values.seed, used.condition, values.noise))
         groups.append(used)
     report = _report(joined(found), groups, values.noise, glow.config.bits)

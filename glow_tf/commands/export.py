@@ -10,13 +10,13 @@ normal, times a temperature.
 
 from absl import flags
 
-from glow_tf.commands import model_flags, size_flags
+from glow_tf.commands import input_flags, model_flags
 from glow_tf.config.choices import EXPORTS
 
 
 def define(values: flags.FlagValues) -> None:
     model_flags.define_model(values, output="exported")
-    size_flags.define(values, reads_images=False)
+    input_flags.define_size(values, reads_images=False)
     flags.DEFINE_enum("format", "savedmodel", EXPORTS, "savedmodel or onnx.", flag_values=values)
 
 
@@ -24,7 +24,7 @@ def main(values: flags.FlagValues) -> None:
     folder = model_flags.output_folder(values)
     from glow_tf.use import export, export_onnx
 
-    glow = size_flags.sized_model(values, model_flags.model_of(values))
+    glow = input_flags.sized_model(values, model_flags.model_of(values))
     if values.format == "savedmodel":
         export(glow, folder)
         print(f"{folder}: a SavedModel")

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from glow_tf.commands import model_flags, parsing, size_flags
-from glow_tf.commands.condition_files import CLASSES, condition_of
+from glow_tf.commands import input_flags, model_flags, parsing
+from glow_tf.commands.input_flags import CLASSES, condition_of
 from glow_tf.core.errors import ConfigError
 
 ROWS = 2  # for each temperature
@@ -28,7 +28,7 @@ ROWS = 2  # for each temperature
 def define(values: flags.FlagValues) -> None:
     model_flags.define_model(values, output="samples.png")
     model_flags.define_seed(values)
-    size_flags.define(values, reads_images=False)
+    input_flags.define_size(values, reads_images=False)
     parsing.define(
         values,
         num=(16, "Images for each temperature, an even number; with label:K, for each class."),
@@ -48,7 +48,7 @@ def main(values: flags.FlagValues) -> None:
     write_rows = model_flags.picture_writer(values)
     from glow_tf.use import draw_checked
 
-    model = size_flags.sized_model(values, model_flags.model_of(values))
+    model = input_flags.sized_model(values, model_flags.model_of(values))
     groups, columns = [condition_of(values, model)], num // ROWS
     if values.condition:
         if values.condition.startswith(CLASSES):  # a row for each

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from glow_tf.commands import model_flags, parsing, size_flags
+from glow_tf.commands import input_flags, model_flags, parsing
 from glow_tf.config import INPUT, TARGET, file_of, folder_of
 from glow_tf.core import html_page
 from glow_tf.core.errors import ConfigError, printable
@@ -69,7 +69,7 @@ def define(values: flags.FlagValues) -> None:
     model_flags.define_model(values, output="scores", model=PRIOR)
     model_flags.define_seed(values)
     model_flags.define_images(values)
-    size_flags.define(values)
+    input_flags.define_size(values)
     parsing.define(
         values,
         calibration=("detector", "The folder that fit makes."),
@@ -110,7 +110,7 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
     if network is not None and not values.model:
         prior, used = None, _images_for(values, network)
     else:
-        prior, used = size_flags.model_and_images(values, model_flags.model_of(values))
+        prior, used = input_flags.model_and_images(values, model_flags.model_of(values))
     if prior is not None and trained_on(values, used.images):
         print(TRAINED_ON)
     smallest = 1 / (1 + len(used.images))
@@ -140,7 +140,7 @@ def _images_for(values: flags.FlagValues, network: Any) -> UsedImages:
             "features must be a network from images [batch, H, W, channels] of one channel or three. "
             f"Received: features={values.features!r} of {network.input_shape}"
         )
-    size = size_flags.size_of(values) or (sides if all(sides) else (0, 0))
+    size = input_flags.size_of(values) or (sides if all(sides) else (0, 0))
     takes = types.SimpleNamespace(image_shape=(*size, channels), data_dtype="uint8", condition_shapes={})
     return model_flags.images_of(values, takes)
 

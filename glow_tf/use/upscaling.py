@@ -16,8 +16,8 @@ from glow_tf.model.compiled_model import check_finite, require_pictures
 from glow_tf.model.conditions import check_given
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.model.glow import Glow
+from glow_tf.use.images import check_needed
 from glow_tf.use.latents import batch_of, checked_latents, decode, in_batches, seed_of
-from glow_tf.use.sized import check_needed
 
 
 def upscale(

@@ -30,7 +30,7 @@ from glow_tf.commands import cli
 from glow_tf.run import suited
 from glow_tf.use import evaluate, load
 from glow_tf.use.evaluation import mean_and_error
-from glow_tf.use.sized import fitted
+from glow_tf.use.images import fitted
 from lab.benchmarks.rows import added_to, measured
 from lab.prior_pictures import held_out, opened
 

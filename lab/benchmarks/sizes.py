@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 from glow_tf.commands import cli
 from glow_tf.use import load
 from glow_tf.use.evaluation import mean_and_error
-from glow_tf.use.sized import fitted
+from glow_tf.use.images import fitted
 from lab.benchmarks.rows import added_to
 from lab.prior_pictures import held_out, opened
 

@@ -15,7 +15,7 @@ from absl import flags
 
 from glow_tf.commands import cli
 from glow_tf.use import evaluate, load
-from glow_tf.use.sized import fitted
+from glow_tf.use.images import fitted
 from lab.benchmarks.rows import added_to
 
 SIDE = 32

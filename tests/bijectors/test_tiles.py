@@ -10,7 +10,7 @@ from glow_tf.config import CouplingConfig
 from glow_tf.core import machine
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
-from glow_tf.use.sized import check_fits
+from glow_tf.use.images import check_fits
 
 
 def identity(h):

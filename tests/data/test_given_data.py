@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from glow_tf import data
-from glow_tf.commands import condition_files
+from glow_tf.commands import input_flags
 from glow_tf.config import ConfigError, DataConfig
 from glow_tf.data import sources
 from glow_tf.data.loading import load_split
@@ -312,4 +312,4 @@ def test_inputs_in_arrays_keep_their_own_type(tmp_path, rng, kind):
         np.save(tmp_path / "input" / f"{k}.npy", rng.integers(0, 256, (8, 8, 2)).astype(kind))
     assert data.load(of_folder(tmp_path)).conditions["train"].dtype == kind
     paths = sorted((tmp_path / "input").iterdir())
-    assert condition_files._images(tmp_path / "input", paths, "").dtype == kind
+    assert input_flags._images(tmp_path / "input", paths, "").dtype == kind

@@ -14,8 +14,7 @@ from glow_tf import ConfigError, Glow, data
 from glow_tf.architectures.levels import Levels
 from glow_tf.commands import cli
 from glow_tf.run.files import saved
-from glow_tf.use.assembling import assemble
-from glow_tf.use.run_presets import save_run_to_preset
+from glow_tf.use.run_presets import assemble, save_run_to_preset
 
 pytestmark = pytest.mark.long
 

@@ -20,9 +20,9 @@ from glow_tf.core.text_files import json_text, read_json
 from glow_tf.model.conditions import of_names
 from glow_tf.model.glow import Glow
 from glow_tf.use import exports
+from glow_tf.use.images import check_needed
 from glow_tf.use.score.models import Models
 from glow_tf.use.score.rule import Rule
-from glow_tf.use.sized import check_needed
 
 FORMAT = 1
 ABOUT, NUMBERS = "detector.json", "detector.safetensors"

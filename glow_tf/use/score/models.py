@@ -20,11 +20,11 @@ from glow_tf.model.glow import Glow
 from glow_tf.run import suited
 from glow_tf.run.files.saved import load
 from glow_tf.training.trainer import PartsTrainer
+from glow_tf.use.images import fitted
 from glow_tf.use.latents import batch_of
 from glow_tf.use.score.features import Features
 from glow_tf.use.score.places import place_maps
 from glow_tf.use.score.rule import compared
-from glow_tf.use.sized import fitted
 
 
 class Tuner:
