@@ -163,7 +163,7 @@ def test_the_cost_model_knows_every_kernel(own):
     kernels = [w for w in Glow(config).weights if w.path.endswith(("kernel", "reading"))]
     of_mixing = sum(e.channels**2 for p in layouts for e in p.elements if e.kind == "flow_step")
     numbers = sum(math.prod(w.shape) for w in kernels) + of_mixing
-    assert partition.weight_bytes(layouts) == 4 * numbers
+    assert partition.model_bytes(config) == 4 * numbers
 
 
 def test_sizes_that_do_not_divide_name_the_nearest_that_do():

@@ -8,6 +8,11 @@ import tensorflow as tf
 from glow_tf.bijectors.bijector import Bijector, KeepsArguments, Shape, WithLogDet, no_log_det, per_example
 from glow_tf.bijectors.condition import Condition
 
+# Means keep the range of pixels, so that the image of the means is an image like any other. Differences of
+# neighbouring pixels are small; as twice the orthonormal transform has them they are of the order of pixels.
+MEAN = 1 / 4
+DIFFERENCE = 2.0
+
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Squeeze(Bijector):
@@ -39,12 +44,6 @@ class Squeeze(Bijector):
     def output_shape_of(self, input_shape: Shape) -> Shape:
         batch, height, width, channels = input_shape
         return batch, height // 2, width // 2, 4 * channels
-
-
-# Means keep the range of pixels, so that the image of the means is an image like any other. Differences of
-# neighbouring pixels are small; as twice the orthonormal transform has them they are of the order of pixels.
-MEAN = 1 / 4
-DIFFERENCE = 2.0
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")

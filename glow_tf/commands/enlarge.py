@@ -43,6 +43,7 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, paths: Sequence[str]) -> None:
     temperature, factor = model_flags.float_of(values, "temperature", lowest=0), values.factor
     names = _named(paths)
+    places = {path: place for place, path in enumerate(names)}  # of which the seeds are
     folder = _folder(values, paths)
     sizes = _by_size(names)
     from glow_tf.run import pictures
@@ -60,8 +61,9 @@ def main(values: flags.FlagValues, paths: Sequence[str]) -> None:
     for (height, width, _), own in sizes.items():
         count = max(1, PIXELS // (factor**2 * height * width))
         for some in (own[start : start + count] for start in range(0, len(own), count)):
-            place = list(names).index(some[0])
-            large = upscale(glow, _read(some, glow), temperature, seed_of(values.seed, place), factor=factor)
+            large = upscale(
+                glow, _read(some, glow), temperature, seed_of(values.seed, places[some[0]]), factor=factor
+            )
             for path, image in zip(some, large, strict=True):
                 model_flags.write(folder / f"{names[path]}.png", pictures.png(image))
                 print(folder / f"{names[path]}.png", flush=True)

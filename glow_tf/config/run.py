@@ -121,11 +121,6 @@ class RunConfig:
         is_open = self.model.design.separable and "num_blocks" in self.left_open
         return None if is_open or "num_blocks" in self.follows else self.model.num_parts
 
-    @property
-    def undecided(self) -> tuple[str, ...]:
-        """The settings that the run chooses when it has read its data."""
-        return (*self.left_open, *self.follows, *(["init_from"] if self.init_from == PRIOR else []))
-
     def _check_strategy(self) -> None:
         devices = [device for device in self.part_devices.split(",") if device]
         if devices and (self.strategy != "part_parallel" or self.num_parts not in (None, len(devices))):

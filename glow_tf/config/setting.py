@@ -16,6 +16,8 @@ from glow_tf.core.errors import ConfigError
 
 # Of what a model is given: (h, w, c), (d,), or pairs of a name and one of these; empty: nothing.
 ConditionShape = tuple[int, ...] | tuple[tuple[str, tuple[int, ...]], ...]
+_OWN_LAYER = re.compile(r"[\w.]+[>:][\w.]+(\(.*\))?", re.ASCII | re.DOTALL)
+MOST_LETTERS = 500
 
 
 def shapes_by_name(shape: ConditionShape) -> dict[str, tuple[int, ...]]:
@@ -153,10 +155,6 @@ _CONVERSIONS = {
     str | Sequence[int]: ("a sequence of integers or a string", lambda value: _texts(value, _integer_text)),
     str | Sequence[str]: ("a string or a sequence of strings", lambda value: _texts(value, _string)),
 }
-
-
-_OWN_LAYER = re.compile(r"[\w.]+[>:][\w.]+(\(.*\))?", re.ASCII | re.DOTALL)
-MOST_LETTERS = 500
 
 
 def setting(

@@ -14,6 +14,10 @@ from glow_tf.core.errors import ConfigError
 
 GROUP = pathlib.Path("/sys/fs/cgroup")  # of this process, as a container sees it
 AVAILABLE_FRACTION = 0.6  # of the free memory that one large object may take
+T = TypeVar("T")
+R = TypeVar("R")
+MAX_THREADS = 16  # each may hold a whole decoded photograph
+QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")  # of this process, as a container sees it
 
 
 def check_memory(needed: int, what: str, remedy: str) -> None:
@@ -48,13 +52,6 @@ def _left_in_group() -> int:
         return int(limit) - int(used) + int(cached.get("inactive_file", 0))
     except (OSError, ValueError):  # no such files, or the limit is `max`
         return 2**62
-
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-MAX_THREADS = 16  # each may hold a whole decoded photograph
-QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")  # of this process, as a container sees it
 
 
 def usable_cores() -> int:

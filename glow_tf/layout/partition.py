@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from glow_tf.config import ModelConfig, check_divisible
 
 FLOAT_BYTES = 4  # activations cross a cut in float32
+BOTH_WAYS = 3  # forward and backward passes of a part, in forward passes; one more recomputes activations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,9 +166,6 @@ def flow_step_elements(
     return [Element("flow_step", block, k, *size, macs, hidden, once) for k in range(1, count + 1)]
 
 
-BOTH_WAYS = 3  # forward and backward passes of a part, in forward passes; one more recomputes activations
-
-
 def relative_cost(
     layouts: Sequence[PartLayout],
     trained: Sequence[int],
@@ -190,12 +188,6 @@ def relative_cost(
     backward = (both - 1) * sum(layouts[k].forward_macs for k in trained)
     heads = both * sum(layouts[k].head_macs for k in (trained if scored is None else scored))
     return (forward + backward + heads) / (both * sum(p.forward_macs for p in layouts))
-
-
-def weight_bytes(layouts: Sequence[PartLayout]) -> float:
-    """Returns the bytes of a model's kernels."""
-    elements = [e for p in layouts for e in (*p.elements, *p.given)]
-    return FLOAT_BYTES * sum(e.kernel_size for e in elements)
 
 
 def model_bytes(model: ModelConfig) -> int:

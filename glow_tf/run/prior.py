@@ -84,7 +84,7 @@ def _with_prior(config: RunConfig, images: data.ImageData) -> tuple[RunConfig, d
 
 def _contradiction(config: RunConfig, images: data.ImageData, prior: ModelConfig) -> str:
     """Says what of a run speaks against a prior of these settings; empty if nothing does."""
-    if config.data.condition or images.condition_shape:
+    if config.data.condition:
         return "it does not know what is given with images"
     if config.model.data_dtype != prior.data_dtype:
         return f"it is of {prior.data_dtype}, and the data are {config.model.data_dtype}"

@@ -26,6 +26,10 @@ from glow_tf.training.step.objective import LocalObjective, PriorObjective
 
 # What a saved trainer does not keep: where and how steps are computed.
 NOT_SAVED = ("steps_per_execution", "jit_compile", "run_eagerly")
+SLOW = 20  # times below the default rate
+# Of the default rate; on digits such a constant rate overshoots, and the default itself ends far above where
+# it began. With a warm-up neither does.
+FAST = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,12 +223,6 @@ def _check_optimizers(optimizers: Optimizers, num_parts: int, strategy: tf.distr
             )
     if len({id(optimizer) for optimizer in optimizers}) < num_parts:
         raise ConfigError("compile needs a separate optimizer for each part. Received: one of them twice")
-
-
-SLOW = 20  # times below the default rate
-# Of the default rate; on digits such a constant rate overshoots, and the default itself ends far above where
-# it began. With a warm-up neither does.
-FAST = 0.5
 
 
 def unsuited_rates(highest: float, warmup_steps: int) -> list[str]:

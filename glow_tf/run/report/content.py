@@ -22,6 +22,14 @@ from glow_tf.run.files.flags_file import read_config
 from glow_tf.run.files.workdir import read_summary
 from glow_tf.run.tables import bpd_text
 
+SPLITS = {"train": "to train", "validation": "held out to choose the best epoch", "test": "to test"}
+SCHEDULES = {
+    "end_to_end": "all parts end to end",
+    "sequential": "one part after the other",
+    "alternating": "one part each, in turn",
+    "simultaneous": "all parts at the same time, each on its own objective",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class RunContent:
@@ -100,15 +108,6 @@ def read_run(folder: pathlib.Path, stopped: str = "", scored: Mapping[str, Any] 
         stopped,
         scored or {},
     )
-
-
-SPLITS = {"train": "to train", "validation": "held out to choose the best epoch", "test": "to test"}
-SCHEDULES = {
-    "end_to_end": "all parts end to end",
-    "sequential": "one part after the other",
-    "alternating": "one part each, in turn",
-    "simultaneous": "all parts at the same time, each on its own objective",
-}
 
 
 def result(run: RunContent) -> str:

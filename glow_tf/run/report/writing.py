@@ -18,6 +18,7 @@ from glow_tf.run.report.content import read_run
 SHOWN = 8  # images at each end
 VALUES = 2**20  # of all images that are scored, so that it takes seconds: 341 images of 32×32×3
 LARGEST_SIDE = 128  # pixels; larger images are shown smaller
+NAME = "report.html"
 
 
 def scored_images(run: Run, glow: Glow) -> dict[str, Any]:
@@ -49,9 +50,6 @@ def scored_images(run: Run, glow: Glow) -> dict[str, Any]:
 
     ends = {"usual": told(order[:count]), "unusual": told(order[::-1][:count])}
     return {"split": split, "count": len(images), **ends}
-
-
-NAME = "report.html"
 
 
 def write_report(run: Run, trained: Glow | None = None, stopped: str = "") -> str:
