@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.architectures import Architecture
-from glow_tf.bijectors import ActNorm, Bijector, Coupling, GaussianPrior, Squeeze, Transform
+from glow_tf.bijectors import Bijector, GaussianPrior, Squeeze, Transform
 from glow_tf.config.notations import Cuts
 from glow_tf.layout.partition import PartLayout, flow_step_elements
 
@@ -35,6 +35,9 @@ class ConvNeXt(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "depth": self.depth, "width": self.width}
+
+
+DEEP, NARROW = ConvNeXt(depth=2), ConvNeXt(width=4)
 
 
 @register
@@ -69,12 +72,6 @@ class Shear(Bijector):
     def inverse_and_log_det(self, y, condition=None):
         inverse = tf.linalg.inv(self._matrix(y.shape[-1]))
         return y @ inverse, tf.zeros(tf.shape(y)[:1], y.dtype)
-
-
-@register
-def shear_and_coupling(coupling, seed):
-    """Returns all bijectors of a flow step."""
-    return [ActNorm(), Shear(), Coupling(coupling, seed=seed)]
 
 
 # --8<-- [end:bijector]

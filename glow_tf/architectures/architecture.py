@@ -127,7 +127,7 @@ class Architecture(abc.ABC):
     def flow_steps(self, steps: Sequence[Element], config: ModelConfig, dtype: Any, name: str) -> Stack:
         """Makes flow steps that follow one another. All have the width of the first."""
         from glow_tf.bijectors import Stack
-        from glow_tf.bijectors.own_flow_step import flow_step
+        from glow_tf.bijectors.flow_step import flow_step
 
         coupling = dataclasses.replace(config.coupling_config, width=steps[0].hidden)
         seed = self.seed(config, steps[0])

@@ -9,9 +9,9 @@ from glow_tf.bijectors.dequantize import Dequantize as Dequantize
 from glow_tf.bijectors.equalize import Equalize as Equalize
 from glow_tf.bijectors.flow_split import FlowSplit as FlowSplit
 from glow_tf.bijectors.flow_step import FlowStep as FlowStep
+from glow_tf.bijectors.flow_step import OwnFlowStep as OwnFlowStep
 from glow_tf.bijectors.invertible_conv import InvertibleConv as InvertibleConv
 from glow_tf.bijectors.last_line import LastLine as LastLine
-from glow_tf.bijectors.own_flow_step import OwnFlowStep as OwnFlowStep
 from glow_tf.bijectors.own_network import OwnNetwork as OwnNetwork
 from glow_tf.bijectors.priors import GaussianPrior as GaussianPrior
 from glow_tf.bijectors.priors import UniformPrior as UniformPrior

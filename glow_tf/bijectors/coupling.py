@@ -10,8 +10,8 @@ import tensorflow as tf
 from glow_tf.bijectors.bijector import Shape, WithLogDet, WithMap, with_slopes
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.networks import CouplingNetwork
+from glow_tf.bijectors.own_layers import made
 from glow_tf.bijectors.own_network import OwnNetwork
-from glow_tf.bijectors.registered import made
 from glow_tf.bijectors.repeatable import Folded, Repeatable
 from glow_tf.bijectors.transforms import Additive, Affine, Parameters, Transform
 from glow_tf.config import CouplingConfig, names_own_layer
@@ -180,14 +180,14 @@ class Coupling(Repeatable):
 
 def transform_of(kind: str, scale: str, bounded: bool) -> Transform:
     """Makes the transform of a kind, with those of the model's settings that it takes."""
-    settings = {"scale": scale, "bounded": bounded}
     if names_own_layer(kind):
-        transform = made("coupling", kind, **settings)
+        transform = made("coupling", kind)
     else:
+        settings = {"scale": scale, "bounded": bounded}
         takes = inspect.signature(TRANSFORMS[kind]).parameters
         transform = TRANSFORMS[kind](**{name: settings[name] for name in takes if name in settings})
     if not isinstance(transform, Transform):
-        raise ConfigError(f"coupling must be a Transform. Received: coupling={kind!r}, a {type(transform)}")
+        raise ConfigError(f"coupling must be a Transform. Received: {type(transform).__name__}")
     return transform
 
 

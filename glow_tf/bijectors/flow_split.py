@@ -11,8 +11,8 @@ from glow_tf.bijectors.bijector import Bound, Shape, WithLogDet, WithMap
 from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.coupling import coupling_settings, pop_coupling_config
+from glow_tf.bijectors.flow_step import flow_step
 from glow_tf.bijectors.networks import CouplingNetwork
-from glow_tf.bijectors.own_flow_step import flow_step
 from glow_tf.bijectors.priors import GaussianPrior
 from glow_tf.bijectors.split import FactorsOut
 from glow_tf.bijectors.stack import Stack

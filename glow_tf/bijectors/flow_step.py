@@ -4,13 +4,16 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
-from glow_tf.bijectors.bijector import Shape, WithLogDet, WithMap, evenly, per_example, pixels_of
+from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet, WithMap, evenly, per_example, pixels_of
+from glow_tf.bijectors.chain import Chain
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.coupling import Coupling, coupling_settings, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
+from glow_tf.bijectors.own_layers import made, seeded
 from glow_tf.bijectors.rate_factor import scales_with
-from glow_tf.bijectors.repeatable import Folded, Repeatable
+from glow_tf.bijectors.repeatable import Folded, Repeatable, all_variables
 from glow_tf.config import CouplingConfig
+from glow_tf.core.errors import ConfigError
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -113,3 +116,55 @@ def _linear(x: tf.Tensor, matrix: tf.Tensor, bias: tf.Tensor, log_det_per_pixel:
     """Returns Mx + b at every pixel, and its log-determinant [B]."""
     log_det = per_example(log_det_per_pixel * pixels_of(x), x)
     return tf.nn.bias_add(mix_channels(x, matrix), bias), log_det
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class OwnFlowStep(Chain, Repeatable):
+    """A flow step with a bijector of one's own in the place of ActNorm and the 1×1 convolution.
+
+    Args:
+      own: the text of the setting `bijectors`, a `Bijector` that keeps the shape; see `own_layers.py`.
+      coupling: the settings of the coupling that follows.
+      seed: of all random starting values.
+    """
+
+    def __init__(self, own: str, coupling: CouplingConfig, seed: int = 0, **kwargs):
+        policy = keras.layers.Layer(dtype=kwargs.get("dtype")).dtype_policy
+        bijector = made("bijectors", own, seed, policy)
+        if not isinstance(bijector, Bijector):
+            raise ConfigError(f"bijectors must be a Bijector. Received: {bijector!r:.200}")
+        super().__init__([bijector, Coupling(coupling, seed=seed, dtype=policy, name="coupling")], **kwargs)
+        self.own, self.coupling, self.seed = own, coupling, seed
+
+    def build(self, input_shape: Shape) -> None:
+        self._event_shape = tuple(input_shape)
+        with seeded(self.seed):
+            super().build(input_shape)
+        if self.output_shape_of(input_shape) != tuple(input_shape):
+            raise ConfigError(
+                f"bijectors must keep the shape {tuple(input_shape)}. Received: "
+                f"{type(self.bijectors[0]).__name__}, whose result has {self.output_shape_of(input_shape)}"
+            )
+        for k, variable in enumerate(all_variables(self)):
+            variable.name_in_stack = f"own_{k}"  # Keras numbers layers as they are made
+
+    def reseed(self, seed: int) -> None:
+        other = OwnFlowStep(self.own, self.coupling, seed, dtype=self.dtype_policy, name=self.name)
+        other.build(self._event_shape)
+        self.set_weights(other.get_weights())
+
+    def get_config(self) -> dict:
+        base = keras.layers.Layer.get_config(self)
+        return {**base, **coupling_settings(self.coupling), "own": self.own, "seed": self.seed}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "OwnFlowStep":
+        config = dict(config)
+        return cls(config.pop("own"), pop_coupling_config(config), **config)
+
+
+def flow_step(bijectors: str, coupling: CouplingConfig, permutation: str, **kwargs) -> Repeatable:
+    """Makes the flow step that the settings say: the package's, or one with a bijector of one's own."""
+    if bijectors:
+        return OwnFlowStep(bijectors, coupling, **kwargs)
+    return FlowStep(coupling, permutation, **kwargs)

@@ -10,8 +10,8 @@ import tensorflow as tf
 from glow_tf.bijectors.bijector import KeepsArguments, Shape
 from glow_tf.bijectors.condition import Condition, beside
 from glow_tf.bijectors.networks import ZeroConvolution
+from glow_tf.bijectors.own_layers import made, seeded
 from glow_tf.bijectors.rate_factor import scales_with
-from glow_tf.bijectors.registered import made, seeded
 from glow_tf.bijectors.repeatable import all_variables, with_weights
 from glow_tf.bijectors.tracing import full_precision
 from glow_tf.core.errors import ConfigError
@@ -26,11 +26,10 @@ class OwnNetwork(KeepsArguments):
     of the layer must be trainable: dropout and batch normalisation are refused.
 
     Args:
-      layer: the text of the setting `coupling_network`; see `registered.py`. A layer that takes a `seed` is
-        given one. Initializers that were given no seed take theirs from it, too.
+      layer: the text of the setting `coupling_network`; see `own_layers.py`.
       filters: output channels.
       condition_channels: channels of a condition that is read; 0: none.
-      seed: of the starting weights.
+      seed: of the starting weights: of a layer that takes one, and of initializers that were given none.
     """
 
     def __init__(self, layer: str, filters: int, condition_channels: int = 0, seed: int = 0, **kwargs):
@@ -47,8 +46,7 @@ class OwnNetwork(KeepsArguments):
         self.last = ZeroConvolution(filters, dtype=self.dtype_policy, name="last")
 
     def _made(self, seed: int, dtype: Any = None) -> keras.layers.Layer:
-        with seeded(seed):
-            layer = made("coupling_network", self.layer, seed=seed, dtype=dtype or self.dtype_policy)
+        layer = made("coupling_network", self.layer, seed, dtype or self.dtype_policy)
         if not isinstance(layer, keras.layers.Layer):
             raise ConfigError(f"coupling_network must be a Keras layer. Received: {layer!r:.200}")
         return layer

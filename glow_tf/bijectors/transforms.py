@@ -23,8 +23,7 @@ class Transform(abc.ABC):
     A subclass defines `outputs_per_channel`, `parameters`, `forward` and `inverse`. It holds no weights. A
     network output of zeros should give the identity, because the network starts at zero. Scales should be
     bounded, so that neither direction overflows at extreme network outputs. The arguments of its constructor
-    are its settings, and it keeps each under its name. Arguments named `scale` and `bounded` get those of the
-    model.
+    are its settings, and it keeps each under its name.
 
     Attributes:
       outputs_per_channel: how many numbers the network must give it for each channel of b.
@@ -47,6 +46,11 @@ class Transform(abc.ABC):
     def get_config(self) -> dict:
         """Returns the arguments of the constructor."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Transform":
+        """Makes a transform of what `get_config` returned."""
+        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")

@@ -78,8 +78,7 @@ class ModelConfig:
     )
     bijectors: str = setting(
         "",
-        "module:Class of a bijector of your own in the place of ActNorm and the 1x1 convolution, or "
-        "module:function that makes all bijectors of a flow step; empty: the package's.",
+        "module:Class of a bijector of your own in the place of ActNorm and the 1x1 convolution.",
         own=True,
     )
     scale: str = setting(
@@ -154,6 +153,11 @@ class ModelConfig:
     condition_depth: int = setting(
         4, "Convolutions of the network that makes these features.", least=1, most=MOST_BLOCKS
     )
+    condition_network: str = setting(
+        "",
+        "module:Class of a Keras layer of your own that makes these features; empty: the package's.",
+        own=True,
+    )
     condition_activation: str = setting(
         "silu", "Between these convolutions: {}.", choices=choices.ACTIVATIONS
     )
@@ -201,7 +205,7 @@ class ModelConfig:
         """
         for name in (own.name for own in settings_of(cls) if own.metadata["own"]):
             module, colon, _ = str(settings.get(name)).partition(":")
-            if colon and module not in sys.modules:
+            if colon and "{" not in module and module not in sys.modules:
                 raise ConfigError(
                     "the model has code of one's own: import its module first. "
                     f"Received: {name}={settings[name]!r:.100}"

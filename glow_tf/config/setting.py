@@ -16,8 +16,8 @@ from glow_tf.core.errors import ConfigError
 
 # Of what a model is given: (h, w, c), (d,), or pairs of a name and one of these; empty: nothing.
 ConditionShape = tuple[int, ...] | tuple[tuple[str, tuple[int, ...]], ...]
-_OWN_LAYER = re.compile(r"[\w.]+[>:][\w.]+(\(.*\))?", re.ASCII | re.DOTALL)
-MOST_LETTERS = 500
+_OWN_LAYER = re.compile(r"[\w.]+:[\w.]+|\{.*\}", re.ASCII | re.DOTALL)
+MOST_LETTERS = 100_000
 
 
 def shapes_by_name(shape: ConditionShape) -> dict[str, tuple[int, ...]]:
@@ -201,10 +201,7 @@ def settings_of(config_class: type) -> list[dataclasses.Field]:
 
 
 def names_own_layer(text: str) -> bool:
-    """Returns whether a setting names a layer of one's own: `module:Class` or the `package>Class` of Keras.
-
-    Arguments may follow in brackets.
-    """
+    """Returns whether a setting names a layer of one's own: `module:Name`, or Keras's JSON of it."""
     return len(text) <= MOST_LETTERS and _OWN_LAYER.fullmatch(text) is not None
 
 

@@ -196,8 +196,8 @@ def model_bytes(model: ModelConfig) -> int:
     Those of layers of one's own are not counted either: nobody knows their size.
     """
     elements = [e for p in part_layouts(model) for e in (*p.elements, *p.given)]
-    if model.has_own_steps:
-        elements = [e for e in elements if e.kind != "flow_step"]
+    own = {"flow_step": model.has_own_steps, "condition": model.condition_network}
+    elements = [e for e in elements if not own.get(e.kind)]
     is_fixed = model.permutation not in ("lu", "plain")
     fixed = sum(e.channels**2 for e in elements if is_fixed and e.kind == "flow_step")
     return FLOAT_BYTES * (sum(e.kernel_size for e in elements) - fixed)

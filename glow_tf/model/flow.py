@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import types
 from collections.abc import Callable, Sequence
 
 import keras
@@ -19,7 +18,7 @@ from glow_tf.core.machine import check_memory
 from glow_tf.layout.partition import model_bytes, part_layouts
 from glow_tf.model.conditions import checked_condition
 from glow_tf.model.density_model import DensityModel, checked_images, checked_policy
-from glow_tf.model.part_layers import copies_of, entrance_of
+from glow_tf.model.part_layers import entrance_of
 from glow_tf.model.parts import Part, get_weights_by_step, set_weights_by_step
 from glow_tf.model.passage import PartView, Passage
 
@@ -37,7 +36,6 @@ class FlowOfParts(DensityModel):
         self,
         config: ModelConfig,
         part_devices: Sequence[str] = (),
-        condition_network: keras.layers.Layer | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -53,17 +51,11 @@ class FlowOfParts(DensityModel):
         check_memory(needed, "the model's weights", "take a smaller width or fewer flow_steps")
         policy = checked_policy(self.dtype_policy)
         self.dequantize = entrance_of(config, policy)
-        own: Sequence[keras.layers.Layer | None] = [None] * len(layouts)
-        if condition_network is not None:
-            own = copies_of(condition_network, config, self.compute_dtype, self.on_device_of)
-        # Its copies are layers of the model, and it is none.
-        self._untracked = types.SimpleNamespace(condition_network=condition_network)
-        self.parts = [
-            Part.from_layout(
-                layout, config, own[k - 1], last=k == len(layouts), dtype=policy, name=f"part_{k}"
-            )
-            for k, layout in enumerate(layouts, start=1)
-        ]
+        self.parts = []
+        for k, layout in enumerate(layouts):
+            settings = {"last": k + 1 == len(layouts), "dtype": policy, "name": f"part_{k + 1}"}
+            with self.on_device_of(k):  # where one's own condition network is built
+                self.parts.append(Part.from_layout(layout, config, **settings))
         self.build((None, *config.image_shape))
 
     def build(self, input_shape: object = None) -> None:
@@ -77,11 +69,6 @@ class FlowOfParts(DensityModel):
                     part.build((None, *shape), given)
             shape = part.output_event_shape
         self.built = True
-
-    def own_condition_network(self) -> keras.layers.Layer | None:
-        """Returns what the parts' condition networks are copies of; None: they are the package's, or none."""
-        # No property: Keras would find it there, and save its weights as the model's.
-        return self._untracked.condition_network
 
     def on_device_of(self, k: int) -> contextlib.AbstractContextManager:
         """Returns a context in which operations run on the device of part k, from 0."""

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from glow_tf import presets
-from glow_tf.bijectors.registered import with_registered
+from glow_tf.bijectors.own_layers import with_registered
 from glow_tf.config import SAME_FUNCTION, ModelConfig
 from glow_tf.core import tensor_files
 from glow_tf.core.errors import ConfigError
@@ -36,18 +36,18 @@ class Glow(CompiledModel):
       config: the model's settings.
       part_devices: per part, the device that holds its weights and runs it; empty leaves the choice to
         TensorFlow. The devices are not saved with the model.
-      condition_network: a Keras layer or model, of which each part gets a copy; it makes
-        `config.condition_features` features [B, h, w, c] or [B, c] of what the model is given, or of a
-        dictionary where that has names. None: the package's own; see `glow_tf.bijectors.ConditionNetwork`.
-      bijectors: the bijectors of a flow step. This argument and the next two take the place of what the
-        config says. Each is a class or function that is registered with Keras, or an object of such a class.
-        The model's config then names it, as in `mine>MyNetwork(depth=3)`. See docs/guides/own_layers.md.
-      coupling: what each coupling does to half of the channels.
-      coupling_network: the network of each coupling.
+      bijectors: in the place of ActNorm and the 1×1 convolution, a `Bijector`. This argument and the next
+        three take the place of what the config says. Each is an object of a class that is registered with
+        Keras, or such a class; the model's config has its JSON. See docs/guides/own_layers.md.
+      coupling: what each coupling does to half of the channels, a `Transform`.
+      coupling_network: the network of each coupling, a Keras layer.
+      condition_network: a Keras layer or model, of which each part gets a copy, with its weights if it is
+        built; it makes `config.condition_features` features [B, h, w, c] or [B, c] of what the model is
+        given, or of a dictionary where that has names.
 
     Raises:
       ConfigError: the blocks cannot halve height or width, the policy is mixed, the weights do not fit
-        into memory, or the condition network cannot be copied or makes other features.
+        into memory, or a layer of one's own cannot be copied or does not fit its place.
       ValueError: part_devices names a wrong number of devices.
     Reference: Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039; Glow parts, sections 2 and 3.
     """
@@ -58,16 +58,19 @@ class Glow(CompiledModel):
         self,
         config: ModelConfig,
         part_devices: Sequence[str] = (),
-        condition_network: keras.layers.Layer | None = None,
         *,
         bijectors: Any = "",
         coupling: Any = "",
         coupling_network: Any = "",
+        condition_network: Any = "",
         **kwargs: Any,
     ):
-        given = {"bijectors": bijectors, "coupling": coupling, "coupling_network": coupling_network}
-        config = with_registered(config, **given)
-        super().__init__(config, part_devices, condition_network, **kwargs)
+        own = {"bijectors": bijectors, "coupling": coupling, "coupling_network": coupling_network}
+        config = with_registered(config, **own, condition_network=condition_network)
+        super().__init__(config, part_devices, **kwargs)
+        if getattr(condition_network, "built", False) is True:
+            for part in self.parts:
+                part.condition_network.set_weights(condition_network.get_weights())
 
     @classmethod
     def from_preset(
@@ -125,8 +128,7 @@ class Glow(CompiledModel):
                 f"a model of {own} takes no others, whatever their size. Received: image_shape={shape}"
             )
         config, sources = self.config.design.resized(self.config, shape)
-        own = self.own_condition_network()
-        glow = type(self)(config, condition_network=own, dtype=self.dtype_policy, name="glow")
+        glow = type(self)(config, dtype=self.dtype_policy, name="glow")
         pairs = [(glow.dequantize, self.dequantize)]
         pairs += [(part, self.parts[k]) for part, k in zip(glow.parts, sources, strict=True)]
         for layer, source in pairs:
@@ -158,7 +160,7 @@ class Glow(CompiledModel):
                 f"Received: parts={config.parts!r} for parts={self.config.parts!r}"
             )
         dtype = self.dtype_policy if dtype is None else dtype
-        glow = type(self)(config, condition_network=self.own_condition_network(), dtype=dtype, name="glow")
+        glow = type(self)(config, dtype=dtype, name="glow")
         glow.set_flow_weights(self.get_flow_weights())
         return glow
 
@@ -178,14 +180,9 @@ class Glow(CompiledModel):
           weights_dtype: `float32` or `float16`.
 
         Raises:
-          ConfigError: weights_dtype is another one, or the model has a condition network of one's own.
+          ConfigError: weights_dtype is another one.
           OSError: the folder holds something else, or cannot be written.
         """
-        if (own := self.own_condition_network()) is not None:
-            raise ConfigError(
-                "a preset is settings and numbers, so its condition network is the package's; a .keras file "
-                f"takes this model. Received: condition_network={own.name!r}"
-            )
         parts = self.config.parts if self.has_condition_networks else "1"
         whole = self.recut(dtype="float32", parts=parts, local_prior="standard", precision="float32")
         weights = {name: weight.numpy() for name, weight in whole.named_weights.items()}
@@ -193,8 +190,17 @@ class Glow(CompiledModel):
 
     @property
     def named_weights(self) -> dict[str, keras.Variable]:
-        """The weights by their names in files, such as `part_1/prior/mean`: their paths below the model."""
-        return {weight.path.partition("/")[2]: weight for weight in self.weights}
+        """The weights by their names in files, such as `part_1/prior/mean`: their paths below the model.
+
+        Those of a condition network of one's own have numbers, since Keras numbers layers as they are made.
+        """
+        own = [part for part in self.parts if self.config.condition_network]
+        names = {
+            id(weight): f"{part.name}/condition/{k}"
+            for part in own
+            for k, weight in enumerate(part.condition_network.weights)
+        }
+        return {names.get(id(w), w.path.partition("/")[2]): w for w in self.weights}
 
     @property
     def has_condition_networks(self) -> bool:
@@ -202,22 +208,17 @@ class Glow(CompiledModel):
         return any(part.condition_network is not None for part in self.parts)
 
     def get_config(self) -> dict:
-        own = self.own_condition_network()
         return {
             "name": self.name,
             "dtype": self.dtype_policy.name,
             "config": dataclasses.asdict(self.config),
             "frozen": [k for k, layer in enumerate(layers_within(self)) if not layer.trainable],
-            **({} if own is None else {"condition_network": keras.saving.serialize_keras_object(own)}),
         }
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Glow:
-        own = config.get("condition_network")
-        if isinstance(own, Mapping):  # not a layer already
-            own = keras.saving.deserialize_keras_object(own, custom_objects)
         settings = ModelConfig.of_saved(config["config"])
-        glow = cls(settings, condition_network=own, name=config["name"], dtype=config["dtype"])
+        glow = cls(settings, name=config["name"], dtype=config["dtype"])
         if frozen := set(config.get("frozen", ())):
             for k, layer in enumerate(layers_within(glow)):
                 layer.trainable = k not in frozen

@@ -1,14 +1,12 @@
-"""The layers of a part and what stands before the first, as layout and settings say."""
+"""What stands before the parts, and a part's network of what the model is given, as the settings say."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import keras
 
 from glow_tf.architectures.architecture import SEEDS
 from glow_tf.bijectors import ConditionNetwork, Dequantize, Equalize, Standardize
+from glow_tf.bijectors.own_layers import made, seeded
 from glow_tf.config import ModelConfig
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.layout.partition import PartLayout
@@ -24,16 +22,22 @@ def entrance_of(config: ModelConfig, dtype: str | None) -> Dequantize | Standard
     return Dequantize(config.n_bits, dtype=dtype)
 
 
-def condition_network_of(
-    layout: PartLayout, config: ModelConfig, dtype: str | None
-) -> ConditionNetwork | None:
-    """Makes the network of what the model is given; None if it has none."""
+def condition_network_of(layout: PartLayout, config: ModelConfig, dtype: str | None) -> keras.Layer | None:
+    """Makes the network of what the model is given, the package's or one's own, built; None: it has none.
+
+    ConfigError if one's own cannot read a condition, or makes other features than the couplings read.
+    """
+    if config.condition_network and not config.condition_shape:
+        raise ConfigError("condition_network needs a condition_shape: what the network reads. Received: ()")
     if not (config.condition_shape and config.condition_features):
         return None
+    seed = config.seed * SEEDS + SEEDS // 2 + layout.elements[0].block
+    if config.condition_network:
+        return _own_condition_network(config, seed, dtype)
     return ConditionNetwork(
         config.condition_features,
         config.condition_depth,
-        seed=config.seed * SEEDS + SEEDS // 2 + layout.elements[0].block,
+        seed=seed,
         activation=config.condition_activation,
         bounded=config.bounded,
         dtype=config.coupling_config.network_dtype or dtype,
@@ -41,45 +45,18 @@ def condition_network_of(
     )
 
 
-def copies_of(
-    network: keras.layers.Layer,
-    config: ModelConfig,
-    dtype: str,
-    on_device_of: Callable[[int], AbstractContextManager],
-) -> list[keras.layers.Layer]:
-    """Makes the condition network of each part, built: copies of one's own, with its weights if it is built.
-
-    ConfigError if network is no Keras layer or model, cannot be copied by `from_config`, has no condition to
-    read, makes another number of features than the couplings read, or its copies share weights. `dtype` is
-    that of the condition; within `on_device_of(k)` weights lie on the device of part k, from 0.
-    """
-    if not isinstance(network, keras.layers.Layer):
+def _own_condition_network(config: ModelConfig, seed: int, dtype: str | None) -> keras.Layer:
+    network = made("condition_network", config.condition_network, seed, dtype)
+    if not isinstance(network, keras.Layer):
         raise ConfigError(f"condition_network must be a Keras layer or model. Received: {network!r:.100}")
-    if not config.condition_shape:
-        raise ConfigError(
-            "a model with a condition_network needs a condition_shape: what the network reads. Received: ()"
-        )
-    copies = []
-    for k in range(config.num_parts):
-        with keras.name_scope(f"part_{k + 1}"), on_device_of(k):
-            copies.append(_copy(network, config, dtype))
-    _check_apart(network, copies)
-    return copies
-
-
-def _copy(network: keras.layers.Layer, config: ModelConfig, dtype: str) -> keras.layers.Layer:
-    shapes = config.condition_shapes
-    given = {name: keras.KerasTensor((None, *shape), dtype) for name, shape in shapes.items()}
+    given = {name: keras.KerasTensor((None, *own)) for name, own in config.condition_shapes.items()}
     try:
-        copy = type(network).from_config(network.get_config())
-        features = copy(of_names(given))
-        if network.built:
-            copy.set_weights(network.get_weights())
+        with seeded(seed):
+            features = network(of_names(given))
     except Exception as error:  # whatever Keras and the layers of others raise
         raise ConfigError(
-            "condition_network must be a layer that from_config makes again of its get_config, and must read "
-            f"a condition of shape {config.condition_shape}. Received: {type(network).__name__}, and "
-            f"{type(error).__name__}: {in_one_line(str(error))}"
+            f"condition_network must read a condition of shape {config.condition_shape}. "
+            f"{type(error).__name__}: {in_one_line(str(error))}. Received: {type(network).__name__}"
         ) from error
     shape = getattr(features, "shape", None)
     if shape is None or len(shape) not in (2, 4) or shape[-1] != config.condition_features:
@@ -88,17 +65,4 @@ def _copy(network: keras.layers.Layer, config: ModelConfig, dtype: str) -> keras
             f"{config.condition_features}] or a vector [B, {config.condition_features}]. Received: "
             f"{features!r:.200}"
         )
-    return copy
-
-
-def _check_apart(network: keras.layers.Layer, copies: list[keras.layers.Layer]) -> None:
-    """Raises ConfigError if parts would share weights: each part's objective would train the others'."""
-    seen: set[int] = set()
-    for copy in copies:
-        own = {id(variable): variable.path for variable in copy.variables}
-        if shared := seen & own.keys():
-            raise ConfigError(
-                "each part must have a condition network of its own, so from_config must make new layers. "
-                f"Received: {type(network).__name__}, whose copies share {own[shared.pop()]}"
-            )
-        seen |= own.keys()
+    return network

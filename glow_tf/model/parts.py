@@ -51,7 +51,6 @@ class Part(keras.Model):
         cls,
         layout: PartLayout,
         config: ModelConfig,
-        condition_network: keras.layers.Layer | None = None,
         *,
         last: bool,
         dtype: str | None = None,
@@ -61,14 +60,13 @@ class Part(keras.Model):
 
         The random starting values of a flow step depend on the model's seed and on the step's place in the
         *flow*. A model therefore starts from the same weights wherever it is cut. The last part has the
-        model's top prior. `condition_network` is one's own, by default what the settings say.
+        model's top prior.
         """
         design = config.design
         bijectors = design.bijectors(layout, config, dtype)
         prior = design.top_prior(config, dtype) if last else design.local_prior(config, dtype)
-        if condition_network is None:
-            condition_network = condition_network_of(layout, config, dtype)
-        return cls(bijectors, prior, condition_network, dtype=dtype, name=name)
+        network = condition_network_of(layout, config, dtype)
+        return cls(bijectors, prior, network, dtype=dtype, name=name)
 
     def build(self, input_shape: Sequence[int | None], given_shape: Any = None) -> None:
         """Builds the layers, and records the shapes of the latents and of the output.

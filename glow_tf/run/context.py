@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import data
-from glow_tf.bijectors.registered import with_registered
+from glow_tf.bijectors.own_layers import with_registered
 from glow_tf.config import MAY_DIFFER, PRIOR, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError, printable
 from glow_tf.core.machine import check_memory

@@ -32,6 +32,7 @@ from glow_tf.bijectors import (
 from glow_tf.bijectors.bijector import PartOutput, no_log_det, per_example
 from glow_tf.bijectors.coupling import TRANSFORMS, transform_of
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
+from glow_tf.bijectors.own_layers import written
 from glow_tf.model.glow import Glow
 from glow_tf.model.parts import Part
 
@@ -139,7 +140,7 @@ BIJECTORS = {
     "coupling_affine_tanh": lambda: make_coupling(scale="tanh", **F64),
     "coupling_affine_tanh_1": lambda: make_coupling(scale="tanh:1", **F64),
     "coupling_additive": lambda: make_coupling(kind="additive", **F64),
-    "coupling_own_network": lambda: make_coupling(network="tests>TwoConvolutions(width=7)", **F64),
+    "coupling_own_network": lambda: make_coupling(network=written("", TwoConvolutions(width=7)), **F64),
     "coupling_bias": lambda: make_coupling(norm="bias", **F64),
     "coupling_silu_unbounded": lambda: make_coupling(activation="silu", bounded=False, **F64),
     "coupling_gelu_additive": lambda: make_coupling(activation="gelu", kind="additive", **F64),
@@ -153,13 +154,13 @@ BIJECTORS = {
     "flow_step_plain": lambda: make_flow_step(permutation="plain", scale="tanh", **F64),
     "flow_step_shuffle": lambda: make_flow_step(permutation="shuffle", kind="additive", **F64),
     "flow_step_reverse": lambda: make_flow_step(permutation="reverse", scale="exp", norm="bias", **F64),
-    "flow_step_own": lambda: OwnFlowStep("tests>Negate", config.CouplingConfig(6), **F64),
+    "flow_step_own": lambda: OwnFlowStep(written("bijectors", Negate), config.CouplingConfig(6), **F64),
     "haar": lambda: Haar(**F64),
     "haar_orthonormal": lambda: Haar(orthonormal=True, **F64),
     "last_row": lambda: LastLine(1, **F64),
     "last_column": lambda: LastLine(2, **F64),
     "flow_split": make_flow_split,
-    "flow_split_own": lambda: make_flow_split(bijectors="tests>Negate"),
+    "flow_split_own": lambda: make_flow_split(bijectors=written("bijectors", Negate)),
     "chain": lambda: Chain([ActNorm(**F64), Squeeze(**F64), make_flow_step(**F64), Split(**F64)], **F64),
     "stack": lambda: Stack(make_flow_step(**F64), 3, **F64),
     "stack_reversible": lambda: Stack(make_flow_step(norm="bias", **F64), 3, reversible=True, **F64),
@@ -412,7 +413,7 @@ def test_couplings_of_one_channel_take_turns_with_the_colours_of_a_chessboard(rn
 
 
 def test_a_new_coupling_is_one_registered_transform(x, eager):
-    settings = {"kind": "tests>SinhArcsinh", **F64}
+    settings = {"kind": written("", SinhArcsinh), **F64}
     for layer in (
         make_flow_step(**settings),
         Stack(make_flow_step(**settings), 2),
@@ -425,7 +426,7 @@ def test_a_new_coupling_is_one_registered_transform(x, eager):
         test_config_and_weights_make_the_same_bijector_again(layer, x)
         if isinstance(layer, Repeatable):
             test_folded_weights_do_what_the_weights_do(layer, x)
-    model = small_config(coupling="tests>SinhArcsinh", image_shape=SHAPE, num_blocks=1, parts="1")
+    model = small_config(coupling=written("", SinhArcsinh), image_shape=SHAPE, num_blocks=1, parts="1")
     assert np.isfinite(Glow(model).log_prob(np.zeros((2, *SHAPE), np.uint8))).all()
 
 

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.registered import seeded
+from glow_tf.bijectors.own_layers import seeded
 from glow_tf.config import ModelConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.lazy import imported
