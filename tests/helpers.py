@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import pytest
 import tensorflow as tf
 from small import ROOT, eagerly
@@ -97,6 +98,17 @@ def train(settings, *callbacks, anew=False, eager=False):
     """
     with eagerly() if eager else contextlib.nullcontext() if anew else traced_once():
         return lifecycle.train(settings, export_traced, callbacks)
+
+
+def train_until(epoch, settings):
+    """Trains in this process until an epoch, from 1, is over; then the run is interrupted."""
+
+    def stop(number, logs):
+        if number + 1 == epoch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, keras.callbacks.LambdaCallback(on_epoch_end=stop))
 
 
 def flags(folder, **changes):

@@ -6,7 +6,6 @@ import re
 import numpy as np
 import pytest
 
-from glow_tf.commands.run_flags import config_of
 from glow_tf.config import (
     GROUPS,
     CouplingConfig,
@@ -18,7 +17,7 @@ from glow_tf.config import (
     read_scale,
 )
 from glow_tf.core.errors import ConfigError
-from glow_tf.run.files.flags_file import differing_settings, flagfile, read_flagfile, read_settings
+from glow_tf.run.files.flags_file import flagfile, read_flagfile, read_settings
 
 BASE = {"workdir": "w", "flow_steps": 4, "num_blocks": 3, "width": 8}
 
@@ -311,13 +310,3 @@ def test_a_folder_without_a_path_is_an_error():
         ConfigError, match=r"a name, folder:PATH or file:PATH.npy. Received: dataset='folder:'"
     ):
         DataConfig(dataset="folder:")
-
-
-def test_numbers_that_are_written_in_another_way_are_the_same_setting(tmp_path):
-    arguments = [f"--workdir={tmp_path}", "--dataset=digits", "--parts=by_block:2"]
-    (tmp_path / "flags.cfg").write_text(flagfile(config_of([*arguments, "--learning_rate=1e-1,0.02"])))
-    before = read_settings(tmp_path)
-    assert not differing_settings(
-        before, config_of([*arguments, "--learning_rate=0.1,2e-2", "--beta_2=.999"])
-    )
-    assert differing_settings(before, config_of([*arguments, "--learning_rate=0.1"]))

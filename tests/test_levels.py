@@ -17,12 +17,10 @@ from small import (
 
 from glow_tf import ConfigError, Glow, ModelConfig, PartsTrainer, TrainConfig, export, load
 from glow_tf.bijectors import FlowSplit
-from glow_tf.data import evaluation_batches
 from glow_tf.layout.partition import part_layouts
 from glow_tf.layout.schedule import Phase, end_to_end, epoch_costs, one_part, simultaneous
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.run.callbacks import bits_of_levels
-from glow_tf.training.one_level import OneLevel
 
 
 @pytest.fixture(scope="module")
@@ -175,25 +173,6 @@ def test_a_part_that_trains_alone_runs_no_flow_before_it(images, at_once, monkey
     loss, truncated = objectives(trainer, images[:4], one_part(1))
     assert np.isnan(truncated[0]).all()
     np.testing.assert_allclose(loss, _term(trainer.glow, images[:4], 1, trainer.seed), rtol=1e-4)
-
-
-@pytest.mark.long
-def test_where_one_part_changes_the_terms_of_the_others_are_computed_once(images, monkeypatch, eager):
-    trainer = PartsTrainer(small_levels(flow_steps=1), seed=3)
-    trainer.compile("sgd")
-    trainer.initialize(images)
-    batches = evaluation_batches(images[:7], 4, seed=3)
-    for k, part in list(enumerate(trainer.glow.parts))[1:]:
-        alone = OneLevel(trainer, k)
-        for _ in range(2):
-            found = alone.evaluate("test", batches)
-            expected = trainer.evaluate(batches, return_dict=True, verbose=0)
-            for name in ("bpd", "bpd_se"):
-                np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
-            perturb(part)
-    for before in trainer.glow.parts[:-1]:
-        monkeypatch.setattr(before.bijectors[1], "whiten", None)  # would be called
-    assert np.isfinite(alone.evaluate("test", batches)["bpd"])
 
 
 def test_a_level_of_its_own_objective_has_no_prior_of_the_smaller_image(images):

@@ -124,7 +124,7 @@ def test_commands_take_an_address(hub, tmp_path, capsys):
 
 def test_a_run_can_start_from_an_address(hub, tmp_path):
     config = run_flags.config_of(
-        ["--from_preset=hf://me/flow", "--dataset=digits", f"--workdir={tmp_path}/run"]
+        ["--init_from=hf://me/flow", "--dataset=digits", f"--workdir={tmp_path}/run"]
     )
     assert config.init_from == "hf://me/flow"
     assert config.model.flow_steps == 12

@@ -13,7 +13,6 @@ from typing import Any
 
 from absl import flags, logging
 
-from glow_tf.commands.notices import hide_notices
 from glow_tf.commands.parsing import parse
 from glow_tf.config import DataConfig
 from glow_tf.core.errors import ConfigError, DivergedError, in_one_line, printable
@@ -22,7 +21,7 @@ from glow_tf.version import __version__
 
 COMMANDS = (
     *("train", "assemble", "preset", "export"),  # models
-    *("sample", "evaluate", "score", "enlarge", "encode", "decode"),  # what is done with them
+    *("sample", "evaluate", "score", "enlarge"),  # what is done with them
 )
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -134,7 +133,7 @@ def _split(command: types.ModuleType, arguments: list[str]) -> tuple[list[str], 
 
 
 def _quieten() -> None:
-    """Hides start-up notices; must come before TensorFlow is imported."""
+    """Hides notices of absl, and lets names of files be printed that are no text."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     sys.stdout = sys.stdout or io.StringIO()  # where a shell has closed it
@@ -144,7 +143,6 @@ def _quieten() -> None:
     # After a crash in native code this shows where Python was. A replaced stderr may have no file behind it.
     with contextlib.suppress(Exception):
         faulthandler.enable()
-        hide_notices()
 
 
 def _in_words(error: OSError) -> str:

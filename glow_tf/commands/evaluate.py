@@ -8,8 +8,7 @@ With one draw and a run's seed, the mean over its test images is the run's test_
 run held out every tenth image of a folder). With several draws a tighter bound is printed as well: the
 importance-weighted one. Mostly tighter is --noise=variational: noise lies where the model's density is high,
 and what this choice costs is counted. It takes nine times as long. --output is a JSON file with all of it.
-With --image_size=0 images keep their sizes, which may differ; every image counts alike in the mean. Where an
-image is less likely than under a uniform density, a mean follows in which no image needs more bits than that.
+With --image_size=0 images keep their sizes, which may differ; every image counts alike in the mean.
 """
 
 import math
@@ -48,13 +47,13 @@ def main(values: flags.FlagValues) -> None:
     for own, used in input_flags.models_and_images(values, glow, gradient=values.noise != "uniform"):
         found.append(evaluate(own, used.images, draws, values.seed, used.condition, values.noise))
         groups.append(used)
-    report = _report(joined(found), groups, values.noise, glow.config.bits)
+    report = _report(joined(found), groups, values.noise)
     print("\n".join(_lines(report)))
     if path:
         model_flags.write(path, json_text(report).encode())
 
 
-def _report(found: Any, groups: Sequence[Any], noise: str, bits: int | None) -> dict[str, Any]:
+def _report(found: Any, groups: Sequence[Any], noise: str) -> dict[str, Any]:
     """Returns what there is to say of an evaluation of images of several sizes, each a group."""
     from glow_tf.use.evaluation import by_class, mean_and_error
 
@@ -63,9 +62,6 @@ def _report(found: Any, groups: Sequence[Any], noise: str, bits: int | None) -> 
     if groups[0].images.dtype == np.float32:
         report["nats_per_dim"] = bpd * math.log(2)
     report |= {"bits_per_dim": bpd, "standard_error": error}
-    if bits and (rare := int((found.per_image > bits).sum())):
-        bpd, error = mean_and_error(found.with_floor(bits))
-        report["with_floor"] = {"bits_per_dim": bpd, "standard_error": error, "images_below": rare}
     if len(found.draws) > 1:
         bpd, error = mean_and_error(found.tighter)
         report["importance_weighted"] = {"bits_per_dim": bpd, "standard_error": error}
@@ -100,9 +96,6 @@ def _lines(report: dict[str, Any]) -> list[str]:
             f"({counted(report['images'], 'image')}, {counted(report['draws'], draw)} each; "
             "an upper bound in expectation)"
         ]
-    if floor := report.get("with_floor"):
-        rare = counted(floor["images_below"], "image")
-        lines.append(f"{_with_error(floor)} bits/dim with a floor: a uniform density is likelier of {rare}")
     if "importance_weighted" in report:
         lines.append(f"{_with_error(report['importance_weighted'])} bits/dim, importance-weighted")
     for title, terms in (("It is the sum of", report["terms"]), ("By part", report["parts"])):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import zipfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from absl import flags
 from glow_tf.commands import model_flags, parsing
 from glow_tf.config import FOLDER, MOST_SIDE, DataConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.core.machine import check_memory
 
 if TYPE_CHECKING:
     from glow_tf.model.glow import Glow
@@ -148,11 +146,9 @@ def _read(path: pathlib.Path) -> Any:
     if path.suffix.lower() not in (".npy", ".npz"):
         return _images(path.parent, [path], received)
     try:
-        found = arrays_of(path)
-    # NumPy's and zipfile's readers raise almost any exception at damaged files.
-    except ConfigError:
-        raise
-    except Exception as error:
+        loaded = np.load(path)  # without pickle, which could run code
+        found = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
+    except Exception as error:  # NumPy's readers raise almost any at damaged files
         raise ConfigError(f"condition cannot be read: {error}. {received}") from None
     for own in found.values() if isinstance(found, dict) else [found]:
         if own.ndim == 0 or own.dtype.kind not in "fiub" or not np.isfinite(own).all():
@@ -160,17 +156,6 @@ def _read(path: pathlib.Path) -> Any:
                 f"condition must be finite numbers. {received} with {own.dtype.name} of shape {own.shape}"
             )
     return found
-
-
-def arrays_of(path: pathlib.Path) -> Any:
-    """Returns the array of a .npy file, or those of a .npz file by name, which must fit into memory."""
-    sizes = [path.stat().st_size]
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            sizes = [entry.file_size for entry in archive.infolist()]
-    check_memory(sum(sizes), f"the arrays in {path}", "take fewer at a time")
-    loaded = np.load(path)  # without pickle, which could run code
-    return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else np.asarray(loaded)
 
 
 def _images(folder: pathlib.Path, paths: Sequence[pathlib.Path], received: str) -> np.ndarray:

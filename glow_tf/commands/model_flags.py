@@ -24,7 +24,7 @@ MOST = 1_000_000  # images, steps or draws that a flag may ask for
 NO_PICTURES = "There is no PNG: pictures are of bytes, of one channel or three."
 LARGEST = 1e30  # number that a flag may give; beyond, 32 bits overflow
 
-CONDITIONS = "input, label or attributes:FILE of a folder, label of digits, or a feature of a TFDS data set"
+CONDITIONS = "input or label of a folder, label of digits, or a feature of a TFDS data set"
 
 # Flags, as `parsing.define` takes them.
 CONDITION = (  # of a command without images
@@ -142,17 +142,6 @@ def floats_of(values: flags.FlagValues, name: str, lowest: float = -float("inf")
             f"Received: {name}={','.join(values[name].value)}"
         )
     return found
-
-
-def integers_of(values: flags.FlagValues, name: str) -> list[int]:
-    """Returns the numbers of a comma-separated flag; ConfigError unless they are whole, from 0 to 2³¹ − 1."""
-    found = floats_of(values, name, lowest=0)
-    if not all(number.is_integer() and number < 2**31 for number in found):
-        raise ConfigError(
-            f"{name} must be whole numbers below 2^31, comma-separated. "
-            f"Received: {name}={','.join(values[name].value)}"
-        )
-    return [int(number) for number in found]
 
 
 def float_of(values: flags.FlagValues, name: str, lowest: float = -float("inf")) -> float:

@@ -1,7 +1,6 @@
 """Reads arguments into flags; finds flagfiles by path, or by name in the package."""
 
 import contextlib
-import itertools
 import os
 import pathlib
 import re
@@ -13,8 +12,6 @@ from absl import flags
 import glow_tf
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import read_text
-
-MOST_FLAGFILES = 1000  # that one command may read, however they include one another
 
 WRONG_VALUES = {
     r"invalid literal for int\(\)": "an integer",
@@ -50,7 +47,7 @@ def parse(values: flags.FlagValues, arguments: Sequence[str], takes_paths: bool 
     counts, empty for an argument, and None where nothing sets the flag. A value, or an item of a list, that
     starts with ~/ is below the home folder.
     """
-    replaced = _replaced([(argument, "") for argument in arguments], (), itertools.count(1))
+    replaced = _replaced([(argument, "") for argument in arguments])
     values.set_gnu_getopt(takes_paths)  # flags may come after paths
     found = sorted(replaced, key=lambda one: not one[1])  # those without a place come last
     for argument, place in found:
@@ -132,7 +129,7 @@ def find_config(
 
 
 def _replaced(
-    arguments: Sequence[Argument], included_by: tuple[pathlib.Path, ...], counter: Iterator[int]
+    arguments: Sequence[Argument], included_by: tuple[pathlib.Path, ...] = ()
 ) -> Iterator[Argument]:
     """Replaces every `--flagfile=FILE` among arguments by the lines of the file, or raises ConfigError.
 
@@ -148,9 +145,6 @@ def _replaced(
                 path = find_config("flagfile", value, included_by[-1] if included_by else None)
                 if path.resolve() in included_by:
                     raise ConfigError(f"a flagfile must not include itself. Received: flagfile={value!r}")
-                if next(counter) > MOST_FLAGFILES or len(included_by) > MOST_FLAGFILES // 20:
-                    text = f"there are too many flagfiles in flagfiles. Received: flagfile={value!r}"
-                    raise ConfigError(text)
                 lines = read_text(path).split("\n")
             except ConfigError as error:
                 raise ConfigError(f"{error}{place}") from None
@@ -159,7 +153,7 @@ def _replaced(
                 raise ConfigError(text) from None
             numbered = [(line.strip(), f" ({path}, line {k})") for k, line in enumerate(lines, start=1)]
             kept = [(line, at) for line, at in numbered if line and not line.startswith(("#", "//"))]
-            yield from _replaced(kept, (*included_by, path.resolve()), counter)
+            yield from _replaced(kept, (*included_by, path.resolve()))
             continue
         yield argument, place
         if argument == "--":

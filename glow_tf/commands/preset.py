@@ -5,7 +5,7 @@
 The folder has config.json, model.safetensors and a card, README.md. The weights are rounded, if
 --weights_dtype says so, and scored on the run's test images as they are kept. The card has this score, the
 run's data, seed and command. `glow_tf.Glow.from_preset`, every command's --model and
-`glow-tf train --from_preset` take the folder.
+`glow-tf train --init_from` take the folder.
 """
 
 import pathlib

@@ -25,8 +25,6 @@ def define(values: flags.FlagValues) -> None:
         is_chosen = setting.name in (*suited.LEVELS, *suited.SETTINGS)
         chosen = " Without a flagfile: what suits the data." if is_chosen else ""
         parsing.define(values, **{setting.name: (setting.default, setting.metadata["help"] + chosen)})
-    about = "Start from a preset, by name or folder: as --init_from does, which is this preset then."
-    parsing.define(values, from_preset=("", about))
     about = "Start from nothing where a run would start from a prior, a preset of photographs."
     parsing.define(values, from_scratch=(False, about))
 
@@ -49,17 +47,11 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     elif before := flags_file.read_values(workdir, is_open):
         settings |= before
         is_open = []
-    start = values.from_preset or settings["init_from"]
+    start = settings["init_from"]
     if start and start != configuration.PRIOR:
-        of_start = _of_start(start, workdir, bool(values.from_preset))
-        typed = values.init_from if values["init_from"].on_command_line else ""
-        if values.from_preset and typed not in ("", start, of_start["init_from"]):
-            raise ConfigError(
-                "a run starts from one model: from_preset or init_from. "
-                f"Received: from_preset={start!r}, init_from={typed!r}"
-            )
         # A flagfile may list every setting.
-        taken = {name: value for name, value in of_start.items() if not values[name].on_command_line}
+        of_start = _of_start(start, workdir).items()
+        taken = {name: value for name, value in of_start if not values[name].on_command_line}
         settings |= taken
         # A model to start from is known, and its own run has held images out.
         is_open = [name for name in is_open if name not in (*taken, "validation_examples")]
@@ -84,15 +76,15 @@ def _follow_prior(
     """
     is_typed = values["init_from"].on_command_line
     if values.from_scratch:
-        if values.from_preset or (is_typed and values.init_from):
+        if is_typed and values.init_from:
             raise ConfigError(
                 "a run starts from a model or from scratch. Received: from_scratch=True, "
-                f"init_from={values.from_preset or values.init_from!r}"
+                f"init_from={values.init_from!r}"
             )
         settings["init_from"] = ""
-    elif not (has_flagfile or is_typed or values.from_preset):
+    elif not (has_flagfile or is_typed):
         settings["init_from"] = configuration.PRIOR
-    if values.from_preset or settings["init_from"] != configuration.PRIOR:
+    if settings["init_from"] != configuration.PRIOR:
         return []
     typed = {name for name in suited.FOLLOWS if values[name].on_command_line}
     typed |= {"rate_scaling"} if "learning_rate" in typed else set()  # a rate is typed with its own, or none
@@ -114,15 +106,13 @@ def _scaling_of_rate(values: flags.FlagValues, workdir: pathlib.Path) -> dict[st
     return {"rate_scaling": "none"} | flags_file.read_values(workdir, ["rate_scaling"])
 
 
-def _of_start(start: str, workdir: pathlib.Path, is_preset: bool) -> dict[str, Any]:
+def _of_start(start: str, workdir: pathlib.Path) -> dict[str, Any]:
     """Returns the settings of a run that starts from a model, which need not be there any more to go on."""
     names = {setting.name for setting in configuration.settings_of(configuration.ModelConfig)}
     names -= set(configuration.SAME_FUNCTION)
     if flags_file.read_settings(workdir).get("init_from") == start:
         before = flags_file.read_config(workdir).to_settings()
         return {name: before[name] for name in (*names, "init_from", "image_size")}
-    if is_preset and not presets.refers_to_preset(start):  # a workdir may have a preset's name
-        start = str(presets.find(start))
     try:
         model = _model_of(start)
     except (ConfigError, OSError):

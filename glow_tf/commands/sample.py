@@ -7,7 +7,7 @@
 
 It writes a PNG with two rows of images for each temperature, which have the same latents at every
 temperature, and the same images as an array, .npy: uint8 [rows, columns, H, W, C]. Temperature 0 is the mode.
-With --seeds each temperature has rows for each seed. With --condition, which a model that is given something
+With --condition, which a model that is given something
 needs, rows are not in pairs, and each column has another condition; a single one is for all. With label:K,…,
 of a model that is given a class, each temperature has a row for each class K, counted from 0, or for every
 one with label:all, and the rows have the same latents.
@@ -33,7 +33,6 @@ def define(values: flags.FlagValues) -> None:
         values,
         num=(16, "Images for each temperature, an even number; with label:K, for each class."),
         temperatures=(["0.7", "0.8", "0.9", "1"], "Comma-separated, from 0."),
-        seeds=([], "Rows for each of these seeds, comma-separated, in place of --seed."),
         condition=model_flags.CONDITION,
         white=model_flags.WHITE,
     )
@@ -41,7 +40,6 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     temperatures = model_flags.floats_of(values, "temperatures", lowest=0)
-    seeds = model_flags.integers_of(values, "seeds") if values.seeds else [values.seed]
     num = model_flags.count_of(values, "num")
     if num % ROWS and not values.condition:
         raise ConfigError(f"num must be even: each temperature has two rows. Received: {num=}")
@@ -58,8 +56,7 @@ def main(values: flags.FlagValues) -> None:
         columns = num
     rows = []
     for temperature in temperatures:
-        draws = ((seed, group) for seed in seeds for group in groups)
-        found = [draw_checked(model, num, temperature, *own) for own in draws]
+        found = [draw_checked(model, num, temperature, values.seed, group) for group in groups]
         drawn = np.concatenate([each.images for each in found])
         rows.append(drawn.reshape(-1, columns, *drawn.shape[1:]))
         blank = int(np.sum(np.ptp(drawn.reshape(len(drawn), -1), axis=1) == 0))

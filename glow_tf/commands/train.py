@@ -5,9 +5,9 @@
 
 The first command trains two parts on scikit-learn's digits in a minute or two and downloads nothing. The
 workdir gets history.csv, summary.json, checkpoints, TensorBoard logs, sample grids and a SavedModel. The same
-command again resumes a run that was interrupted; with a larger --part_epochs or --finetune_epochs it trains
-for more epochs, where the schedule allows it. --init_from starts a new run from the model of another one,
-with its settings.
+command again resumes a run that was interrupted; with more --part_epochs or --finetune_epochs it trains for
+longer, if its --rate_schedule is constant. --init_from starts a new run from the model of another one, with
+its settings.
 
 Without a flagfile, a run trains levels, or a Glow where a flag is for one, such as --parts; it chooses the
 size of the model and the epochs to suit its images, and prints what it chose. What is typed wins, over a

@@ -21,7 +21,6 @@ from glow_tf.config.choices import SCHEDULES as SCHEDULES
 from glow_tf.config.choices import STRATEGIES as STRATEGIES
 from glow_tf.config.coupling import CouplingConfig as CouplingConfig
 from glow_tf.config.coupling import read_scale as read_scale
-from glow_tf.config.data import ATTRIBUTES as ATTRIBUTES
 from glow_tf.config.data import DIGITS as DIGITS
 from glow_tf.config.data import FILE as FILE
 from glow_tf.config.data import FOLDER as FOLDER
@@ -29,7 +28,6 @@ from glow_tf.config.data import INPUT as INPUT
 from glow_tf.config.data import LABEL as LABEL
 from glow_tf.config.data import TARGET as TARGET
 from glow_tf.config.data import DataConfig as DataConfig
-from glow_tf.config.data import attributes_of as attributes_of
 from glow_tf.config.data import file_of as file_of
 from glow_tf.config.data import folder_of as folder_of
 from glow_tf.config.model import ModelConfig as ModelConfig

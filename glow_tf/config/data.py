@@ -14,7 +14,6 @@ FOLDER = "folder:"  # how a data set that is a folder begins
 FILE = "file:"  # … and one that is a file with an array of all examples
 DIGITS = "digits"
 INPUT, TARGET = "input", "target"  # folders of pairs, below that of the data set
-ATTRIBUTES = "attributes:"  # how a condition that is a table begins
 LABEL = "label"  # of the digits, and of a folder with classes
 
 
@@ -33,11 +32,6 @@ def folder_of(dataset: str) -> pathlib.Path | None:
 def file_of(dataset: str) -> pathlib.Path | None:
     """Returns the .npy file that a data set names; None if it is no file."""
     return _path_after(FILE, dataset)
-
-
-def attributes_of(condition: str) -> pathlib.Path | None:
-    """Returns the table that a condition names; None if it is no table."""
-    return _path_after(ATTRIBUTES, condition)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +68,8 @@ class DataConfig:
     condition: str = setting(
         "",
         "What the model is given with each image. Of a folder: input (images in PATH/target/, the file of "
-        "the same name in PATH/input/ is given), label (its class) or attributes:FILE (CSV: numbers "
-        "by file name); of digits: label; of a TFDS data set: a feature by its name. Empty: nothing.",
+        "the same name in PATH/input/ is given) or label (its class); of "
+        "digits: label; of a TFDS data set: a feature by its name. Empty: nothing.",
     )
     dtype: str = "uint8"
 
@@ -91,16 +85,14 @@ class DataConfig:
         if not self.condition:
             return
         if folder_of(self.dataset):
-            table = self.condition.startswith(ATTRIBUTES) and self.condition != ATTRIBUTES
-            fits = table or self.condition in (INPUT, LABEL)
-            needs = "of a folder: input, label or attributes:FILE"
+            fits, needs = self.condition in (INPUT, LABEL), "of a folder: input or label"
         elif file_of(self.dataset):
             fits, needs = False, "of a file: nothing"
         elif self.dataset == DIGITS:
             fits, needs = self.condition == LABEL, "of digits: label"
         else:
-            known = self.condition not in (INPUT, "image") and not self.condition.startswith(ATTRIBUTES)
-            fits, needs = known, "of a TFDS data set: a feature of it that is not the image"
+            fits = self.condition not in (INPUT, "image")
+            needs = "of a TFDS data set: a feature of it that is not the image"
         require(fits, self, "condition", f"empty, or, {needs}")
         if self.condition == INPUT:
             self.check_augment()

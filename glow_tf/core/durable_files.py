@@ -1,7 +1,6 @@
-"""Files and folders that outlast a power cut. Pure Python: no TensorFlow."""
+"""Files and folders that are written whole or not at all. Pure Python: no TensorFlow."""
 
 import contextlib
-import errno
 import os
 import pathlib
 import re
@@ -11,24 +10,8 @@ from collections.abc import Iterable, Iterator, Set
 
 from glow_tf.core.errors import ConfigError
 
-PATTERN_SIGNS = "[" if os.name == "nt" else "[\\"
+PATTERN_SIGNS = "[\\"
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\.keras)?")  # a name that `replaced_file` gives first
-
-
-def flush(path: pathlib.Path) -> None:
-    """Waits until a file, or the names in a folder, would outlast a power cut."""
-    try:
-        # Windows flushes only what may be written, and opens no folder.
-        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise  # some file systems, such as those that virtual machines share, flush no folder
-    finally:
-        os.close(handle)
 
 
 def check_can_be_read_again(name: str, path: pathlib.Path) -> None:
@@ -45,16 +28,8 @@ def check_can_be_read_again(name: str, path: pathlib.Path) -> None:
         )
 
 
-def make_folder(path: pathlib.Path) -> None:
-    """Makes a folder, unless it exists, and those above it, so that their names would outlast a power cut."""
-    if not path.exists():
-        make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        flush(path.parent)
-
-
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that a reader finds the old content or the new, never a part, after a power cut too.
+    """Writes a file so that a reader finds the old content or the new, never a part.
 
     Several processes may write the same file at once: the last one's content stays. OSError if it cannot be
     written; the old file is kept.
@@ -70,9 +45,9 @@ def replaced_file(path: pathlib.Path, suffix: str = "") -> Iterator[pathlib.Path
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp{suffix}")
     try:
         yield temporary
-        flush(temporary)
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
         temporary.replace(path)
-        flush(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -112,8 +87,7 @@ def replaced_folder(folder: pathlib.Path, kind: str, own: Set[str]) -> Iterator[
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        make_folder(folder.parent)
-        temporary.mkdir()
+        temporary.mkdir(parents=True)
         yield temporary
         put_in_place(temporary, folder)
     finally:
@@ -121,10 +95,7 @@ def replaced_folder(folder: pathlib.Path, kind: str, own: Set[str]) -> Iterator[
 
 
 def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
-    """Renames a folder to the name of another, which is kept until then; durable from then on."""
-    for parent, _, names in os.walk(new):
-        for name in (*names, ""):  # and the folder itself
-            flush(pathlib.Path(parent, name))
+    """Renames a folder to the name of another, which is kept until then."""
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
         _remove(old)
@@ -135,7 +106,6 @@ def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
         if old.exists() and not folder.exists():
             old.replace(folder)
         raise
-    flush(folder.parent)
     _remove(old)
 
 

@@ -4,7 +4,7 @@ import base64
 import html
 import pathlib
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from glow_tf.core.errors import printable
 
@@ -38,16 +38,6 @@ def items(texts: Iterable[str], kind: str = "") -> str:
     """Returns a list of texts; nothing if there are none."""
     found = "".join(f"<li>{escaped(text)}</li>" for text in texts)
     return f'<ul class="{kind}">{found}</ul>' if found else ""
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table of texts, whose first row is its header."""
-
-    def line(row: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escaped(cell)}</{tag}>" for cell in row) + "</tr>"
-
-    lines = [line(rows[0], "th"), *(line(row, "td") for row in rows[1:])]
-    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
 def code(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fractions
 import functools
 import math
 import zlib
@@ -230,22 +229,6 @@ def resize(image: tf.Tensor | np.ndarray, size: int) -> tf.Tensor | np.ndarray:
     if not image.dtype.is_floating:
         resized = tf.clip_by_value(tf.round(resized), 0, image.dtype.max)
     return tf.cast(resized, image.dtype)
-
-
-Factors = tuple[fractions.Fraction, ...]  # by which the sides of a map differ from those of its image
-
-
-def scaled_side(size: int, factors: Iterable[Factors], received: str) -> int:
-    """Returns the side of maps for images of a size; ConfigError unless all have one factor that fits."""
-    found = {factor for own in factors for factor in own}
-    side = size * found.pop() if len(found) == 1 else fractions.Fraction(1, 2)
-    if side.denominator != 1:
-        raise ConfigError(
-            "image_size resizes images and what is given with them by the same factor: the sides of all that "
-            "is given must be the same multiple of their images' sides, and lead to whole pixels. "
-            f"Received: image_size={size}, and {received}"
-        )
-    return int(side)
 
 
 def stack(batches: Iterable[np.ndarray], count: int, config: DataConfig) -> np.ndarray:

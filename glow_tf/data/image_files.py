@@ -8,7 +8,7 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
-from glow_tf.config import DataConfig, attributes_of, folder_of
+from glow_tf.config import DataConfig, folder_of
 from glow_tf.core.errors import ConfigError
 from glow_tf.data.pictures import SUFFIX
 
@@ -92,9 +92,7 @@ def find_files(config: DataConfig, split: str) -> Files:
     candidates, test = ([p for p in group if _is_image(p)] for group in (train_files, test_files))
     held_out = {_identity(path) for path in test}
     train = [path for path in candidates if _identity(path) not in held_out] if test else candidates
-    table = attributes_of(config.condition)
     unread = [p for p in train_files + test_files if not _is_image(p) and not p.name.startswith(".")]
-    unread = [p for p in unread if table is None or p.resolve() != table.resolve()]
     known = {*candidates, *test}
     below = [] if train_root == root else _walked(root, None)[0]
     outside = [path for path in below if _is_image(path) and path not in known]

@@ -82,25 +82,6 @@ def _read_array(path: pathlib.Path, size: int, dtype: str) -> Picture:
     return Picture(np.asarray(resize(np.array(array, dtype), size)), min(array.shape[:2]))
 
 
-def read_size(path: pathlib.Path) -> tuple[int, int] | None:
-    """Returns the height and width of what `read_picture` reads of a file; None if it cannot be read."""
-    from PIL import Image
-    from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH
-
-    try:
-        if path.suffix.lower() == SUFFIX:
-            return opened_array(path, (2, 3)).shape[:2]
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            # Some releases of PIL tell the size of a TIFF's pixels, others the upright one.
-            if image.format == "TIFF":
-                width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
-            lies = _orientation(image) > 4
-    except Exception:  # as in `read_picture`, which says what is wrong
-        return None
-    return (width, height) if lies else (height, width)
-
-
 def type_of_inputs(paths: Iterable[pathlib.Path]) -> str:
     """Returns `uint8`, or `float32` where the first .npy file among images has other numbers than bytes."""
     for path in paths:

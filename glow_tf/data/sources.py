@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fractions
 import math
 import pathlib
 import socket
@@ -181,7 +180,7 @@ def _reader_of(
     """Returns what reads the feature `config.condition` of an example: a map [h, w, c] or a vector [d].
 
     An image or another map is a map; a number and a vector are a vector; a class is one, too, one-hot.
-    ConfigError if there is no such feature, it is something else, or its size cannot follow that of images.
+    ConfigError if there is no such feature, or it is something else.
     """
     name, received = config.condition, f"Received: condition={config.condition!r}, dataset={config.dataset!r}"
     features, own = builder.info.features, spec.get(config.condition)
@@ -199,22 +198,7 @@ def _reader_of(
     if rank < 3:
         return lambda example: tf.reshape(tf.cast(example[name], tf.float32), [-1])
     config.check_augment()
-    side = _side(config, spec["image"].shape, own.shape)
-
-    def read_map(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        found = example[name] if own.dtype == tf.uint8 else tf.cast(example[name], tf.float32)
-        return arrays.resize(found, side)
-
-    return read_map
-
-
-def _side(config: DataConfig, image: tf.TensorShape, given: tf.TensorShape) -> int:
-    """Returns the side to which maps are resized, by the factor of the images; 0: they stay as they are."""
-    size, known = config.image_size, image.is_fully_defined() and given.is_fully_defined()
-    if not size or image[:2] == (size, size):
-        return 0
-    factors = [tuple(map(fractions.Fraction, given[:2].as_list(), image[:2].as_list()))] if known else []
-    return arrays.scaled_side(size, factors, f"images of {image} and maps of {given} as {config.condition!r}")
+    return lambda example: example[name] if own.dtype == tf.uint8 else tf.cast(example[name], tf.float32)
 
 
 def _with_condition(examples: Examples, batches: Sequence[np.ndarray], config: DataConfig) -> Examples:

@@ -36,18 +36,11 @@ def card_of(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dty
             f"- Score: {about['test_bpd']:.4f}{error} bits/dim on {about.get('test_examples', 'the')} test "
             "images (the error is over images; one noise draw each), with the weights as they are here."
         )
-    texts = {
-        "data": "Data",
-        "command": "Command",
-        "seed": "Seed",
-        "epochs": "Epochs",
-        "limits": "Limits",
-        "licence": "Licence of the data",
-    }
-    for key, label in texts.items():
+    texts = {"licence": "Licence of the data"}
+    for key in ("data", "command", "seed", "epochs", "limits", "licence"):
         if key in about:
             value = f"`{about[key]}`" if key == "command" else about[key]
-            lines.append(f"- {label}: {value}")
+            lines.append(f"- {texts.get(key, key.capitalize())}: {value}")
     return "\n".join(lines) + "\n"
 
 

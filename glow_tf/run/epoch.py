@@ -6,12 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from glow_tf.devices.workers import holds_anywhere, in_several_processes
+from glow_tf.devices.workers import holds_anywhere
 from glow_tf.layout.schedule import Phase
 from glow_tf.run.context import Run
 from glow_tf.run.files.history import score_cells
 from glow_tf.run.files.workdir import is_out_of_patience
-from glow_tf.training.one_level import OneLevel
 from glow_tf.training.trainer import PartsTrainer
 
 
@@ -69,20 +68,14 @@ class HeldOut:
     """Evaluates a run's model on its test images and, if there are any, on its validation images."""
 
     def __init__(self, run: Run, trainer: PartsTrainer):
-        only = run.config.train.only_part
-        alone = only and not in_several_processes(run.strategy) and run.strategy.num_replicas_in_sync == 1
         self._run, self._trainer = run, trainer
-        self._level = OneLevel(trainer, only - 1) if alone else None
 
     def scores(self) -> dict[str, tuple[float, float]]:
         """Returns bits/dim and their standard errors, by `test` and `validation`."""
         scores = {}
         with self._trainer.averages.in_place():
             for name, batches in self._run.held_out.items():
-                if self._level:
-                    found = self._level.evaluate(name, batches)
-                else:
-                    found = self._trainer.evaluate(batches, verbose=0, return_dict=True)
+                found = self._trainer.evaluate(batches, verbose=0, return_dict=True)
                 scores[name] = (float(found["bpd"]), float(found["bpd_se"]))
         return scores
 

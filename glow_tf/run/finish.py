@@ -10,9 +10,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf.core.durable_files import write_atomically
+from glow_tf.core.errors import in_one_line, printable
 from glow_tf.data.overlap import share_looked_at
 from glow_tf.devices import strategies
-from glow_tf.devices.workers import in_several_processes
 from glow_tf.layout.schedule import epochs_training
 from glow_tf.model.glow import Glow
 from glow_tf.run import tables
@@ -20,7 +21,7 @@ from glow_tf.run.callbacks import draw_samples
 from glow_tf.run.context import Run
 from glow_tf.run.files import saved
 from glow_tf.run.files.workdir import BEST_EPOCH, is_out_of_patience
-from glow_tf.run.report.writing import write_report
+from glow_tf.run.report.content import read_run
 from glow_tf.training.options import unsuited_rates
 from glow_tf.version import __version__
 
@@ -29,6 +30,7 @@ OVERLAP = (
     "{} of {} {} images show pixels of training images, as pieces of one picture do that overlap. Their bits "
     "do not tell when a model knows images by heart: hold out pieces of other pictures"
 )
+REPORT = "report.html"
 Exporter = Callable[[Glow, pathlib.Path], None]
 
 
@@ -74,8 +76,7 @@ def finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Ma
     summary = _summary(run, history)
     error = math.nan if summary["test_bpd_se"] is None else summary["test_bpd_se"]
     run.workdir.write_summary(summary)
-    with run.trainer.averages.in_place():
-        report = write_report(run, trained or (None if in_several_processes(run.strategy) else run.glow))
+    report = write_report(run)
     print(tables.closing_table(history, len(run.layouts), run.costs))
     of = "one noise draw per test image: an upper bound in expectation"
     of = "of the density of the test data" if run.glow.config.is_real else of
@@ -135,3 +136,20 @@ def _summary(run: Run, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
             *([stopped] if epochs != planned and not waited else []),
         ],
     }
+
+
+def write_report(run: Run, stopped: str = "") -> str:
+    """Writes report.html into the workdir of a run that is over; the first process may.
+
+    `stopped` says why a run ended before its end. Returns the name of the page; empty if it could not be
+    written, which a line has said.
+    """
+    try:
+        from glow_tf.run.report.page import run_page  # loads matplotlib
+
+        write_atomically(run.workdir.path / REPORT, run_page(read_run(run.workdir.path, stopped)))
+        return REPORT
+    except Exception as error:
+        reason = in_one_line(f"{type(error).__name__}: {error}")
+        print(f"WARNING: {REPORT}: it could not be written: {printable(reason)}", flush=True)
+        return ""

@@ -1,6 +1,5 @@
 """Ctrl-C and SIGTERM, and where Python drops them. Pure Python: no TensorFlow."""
 
-import _thread
 import contextlib
 import signal
 import sys
@@ -13,10 +12,7 @@ AGAIN_AFTER = 0.05  # seconds; by then the destructor is over
 
 def _interrupt_main_thread() -> None:
     """Sends Ctrl-C's signal to the main thread, which ends a wait of it too."""
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-    else:  # Windows
-        _thread.interrupt_main()
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
 
 @contextlib.contextmanager

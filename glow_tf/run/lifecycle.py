@@ -26,10 +26,9 @@ from glow_tf.run import tables
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult, HeldOut, loses_patience
 from glow_tf.run.files.workdir import SUMMARY, Workdir
-from glow_tf.run.finish import Exporter, finish, trained_model, troubles_ahead
+from glow_tf.run.finish import Exporter, finish, trained_model, troubles_ahead, write_report
 from glow_tf.run.interrupts import interrupts_of_run
 from glow_tf.run.progress import Progress
-from glow_tf.run.report.writing import write_report
 from glow_tf.training.feed.batch import initialize_from
 
 Callbacks = Sequence[keras.callbacks.Callback]
@@ -38,7 +37,7 @@ Callbacks = Sequence[keras.callbacks.Callback]
 def train(config: RunConfig, export: Exporter, callbacks: Callbacks = ()) -> Mapping[str, Any]:
     """Trains a Glow as configured, or resumes the run in its workdir; returns its summary.
 
-    A run, finished or not, may get other numbers of epochs (see `epochs_obstacle`). A new run may start from
+    A run, finished or not, may get other numbers of epochs (see `Workdir`). A new run may start from
     the model of another one (`init_from`).
 
     Everything that can be wrong with the configuration, the data and the disk is found before training.

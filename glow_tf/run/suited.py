@@ -137,21 +137,6 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
     return found
 
 
-def _better_sides(config: RunConfig, image_shape: Sequence[int], found: Mapping[str, Any]) -> list[str]:
-    """Suggests sides where the sides of the images cannot be halved as often as suits their size."""
-    name, side = "image_size", min(image_shape[:2])
-    if config.data.crop:
-        name, side = "crop", min(side, config.data.crop)
-    useful = min((side // LEAST_SIDE).bit_length() - 1, MOST_BLOCKS)
-    if found.get("num_blocks", useful) >= useful:
-        return []
-    return [
-        f"WARNING: num_blocks is only {found['num_blocks']}, because the sides cannot be halved more often. "
-        f"{useful} suit images of this size: take --{name}={side >> useful << useful} or "
-        f"--{name}={2 ** side.bit_length()}."
-    ]
-
-
 def _in_turns(config: RunConfig) -> int:
     """Returns the epochs in which each part has had its turn, long enough for its prefix cache."""
     train = config.train
@@ -170,5 +155,5 @@ def suited(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
     shape = "×".join(map(str, image_shape))
     said = f"No flagfile: {flags}, which suits {examples} images of {shape}. Type others, or take a config: "
     if found:
-        print(f"{said}--flagfile=NAME.", *_better_sides(config, image_shape, found), sep="\n", flush=True)
+        print(f"{said}--flagfile=NAME.", flush=True)
     return RunConfig.from_settings(settings | found)

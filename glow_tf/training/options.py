@@ -21,7 +21,6 @@ from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
 from glow_tf.training.feed.inputs import DEFAULT_BATCH_SIZE
 from glow_tf.training.optim.optimizers import Optimizers, PartRate
-from glow_tf.training.step.forward_pass import ForwardPass
 from glow_tf.training.step.objective import LocalObjective, PriorObjective
 
 # What a saved trainer does not keep: where and how steps are computed.
@@ -146,25 +145,6 @@ def check_phases(glow: Glow, phases: Sequence[Phase], objectives: Iterable[Local
     if own and not any(phase.minimises_objective_of(k) for phase in phases for k in own):
         names = ", ".join(sorted({str(phase) for phase in phases}))
         warnings.warn(f"no phase trains a part on its own objective. Received: phases {names}", stacklevel=3)
-
-
-def warn_of_late_priors(forward: ForwardPass, phases: Sequence[Phase], optimizers: Optimizers) -> None:
-    """Warns if Adam would start on a local prior after end-to-end epochs, which do not train it.
-
-    Adam corrects its moments for as many steps as the part has made. Those of the prior are still 0, so its
-    first steps would be several times as long as the rate says. Adamax has no such correction of its second
-    moment.
-    """
-    for k, (part, optimizer) in enumerate(zip(forward.glow.parts, optimizers, strict=True)):
-        trains_prior = [phase.minimises_objective_of(k) for phase in phases if k in phase.active]
-        late = any(trains_prior) and not trains_prior[0]
-        has_weights = len(forward.variables_of(k)) > len(part.flow_variables)
-        if late and has_weights and isinstance(optimizer, keras.optimizers.Adam | keras.optimizers.Nadam):
-            warnings.warn(
-                f"part {k + 1} trains end to end first, and its local prior later: Adam's first steps of the "
-                "prior will be several times as long as the rate says. Adamax does not do this.",
-                stacklevel=3,
-            )
 
 
 def warn_of_rates(optimizers: Optimizers, rate_scaling: str) -> None:

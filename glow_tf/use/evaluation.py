@@ -27,7 +27,6 @@ from glow_tf.use.variational_noise import variational_noise
 
 BATCH = 256  # of sides up to 32; see `batch_of`
 VARIATIONAL_BATCH = 32  # of which all activations are kept for the gradient
-FLOOR = 2.0**-20  # the weight of the uniform density in `Evaluation.with_floor`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +63,6 @@ class Evaluation:
         """
         nll = nats(self.draws.astype(np.float64), [self.dimensions])
         return bits_per_dim(np.log(len(nll)) - np.logaddexp.reduce(-nll, axis=0), [self.dimensions])
-
-    def with_floor(self, bits: int) -> np.ndarray:
-        """The bits of a mixture: the model, and with the weight `FLOOR` the uniform density of images, [N].
-
-        Where the model says what it expects, they are `per_image`. No image needs more than `bits` per
-        dimension, which a value has, and 20 bits in all: one image that is unlike all others does not decide
-        the mean.
-        """
-        dimensions = np.asarray(self.dimensions, np.float64)
-        model = np.log2(1 - FLOOR) - self.per_image * dimensions
-        return -np.logaddexp2(model, np.log2(FLOOR) - bits * dimensions) / dimensions
 
 
 def joined(found: Sequence[Evaluation]) -> Evaluation:

@@ -100,17 +100,6 @@ class Drawn(NamedTuple):
     limited: int
 
 
-def draw(
-    model: Glow,
-    num: int,
-    temperature: float,
-    seed: int,
-    condition: Condition = None,
-) -> np.ndarray:
-    """Returns the images of `draw_checked`, uint8 [num, H, W, C]; arguments and errors as there."""
-    return draw_checked(model, num, temperature, seed, condition).images
-
-
 def draw_checked(
     model: Glow,
     num: int,

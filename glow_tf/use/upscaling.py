@@ -3,13 +3,12 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.tracing import full_precision
 from glow_tf.config import MOST_BLOCKS
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.compiled_model import check_finite, require_pictures
@@ -17,7 +16,7 @@ from glow_tf.model.conditions import check_given
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.model.glow import Glow
 from glow_tf.use.images import check_needed
-from glow_tf.use.latents import batch_of, checked_latents, decode, in_batches, seed_of
+from glow_tf.use.latents import batch_of, in_batches, seed_of
 
 
 def upscale(
@@ -54,42 +53,6 @@ def upscale(
     return _with_details(glow, small, temperature, seed, condition, int(math.log2(factor)))
 
 
-def previews(glow: Glow, eps: np.ndarray, condition: Condition = None) -> Iterator[np.ndarray]:
-    """Decodes whitened latents by a model of levels: an iterator over every image that comes on the way.
-
-    Each is a fraction of the work of the next one, and twice as large as the one before, uint8
-    [N, H/2^k, W/2^k, C] for k = num_blocks … 0. The last is what `decode` returns.
-
-    Args:
-      glow: a model of levels.
-      eps: from `encode`, or normal numbers times a temperature: [N, D].
-      condition: what the model is given with each image, an array [N, …] or a dictionary of them.
-
-    Raises:
-      ConfigError: the model has no levels, its data are no pictures, or the latents or condition do not fit.
-    """
-    require_pictures("previews", glow)
-    check_given(glow, condition, len(eps))
-    _require_levels("previews", glow)
-    return _previews(glow, checked_latents(glow, eps), condition)
-
-
-def _previews(glow: Glow, eps: np.ndarray, condition: Condition) -> Iterator[np.ndarray]:
-    height, width, channels = glow.image_shape
-
-    def image(level: int, eps: np.ndarray, condition: Condition) -> tf.Tensor:
-        with full_precision():
-            v = glow.inverse(eps, ActivationLimit(), glow.checked_condition(condition), level)
-            return glow.dequantize.to_output(v)
-
-    for level in reversed(range(1, glow.config.num_blocks + 1)):
-        empty = np.empty((0, height >> level, width >> level, channels), np.uint8)
-        decoded = functools.partial(image, level)
-        size = batch_of(glow.image_shape)
-        yield in_batches(decoded, eps, f"Decoding level {level}", empty, condition, size)
-    yield decode(glow, eps, condition)
-
-
 def with_means(images: np.ndarray, small: np.ndarray) -> np.ndarray:
     """Returns images uint8 [N, f·h, f·w, C], moved so that each f×f square has its mean, [N, h, w, C]."""
     found, factor = images.astype(np.float32), images.shape[1] // small.shape[1]
@@ -111,16 +74,12 @@ def repeated(images: np.ndarray, factor: int = 2) -> np.ndarray:
 
 def check_factor(glow: Glow, factor: int) -> None:
     """Raises ConfigError unless a model can make images so many times as large."""
-    _require_levels("upscale", glow)
-    if factor < 2 or factor & (factor - 1) or factor > 2**MOST_BLOCKS:
-        raise ConfigError(f"factor must be a power of two, 2 or more. Received: {factor=}")
-
-
-def _require_levels(what: str, glow: Glow) -> None:
     if not glow.config.design.images_between_parts:
         raise ConfigError(
-            f"{what} needs a model of levels. Received: architecture={glow.config.architecture!r}"
+            f"upscale needs a model of levels. Received: architecture={glow.config.architecture!r}"
         )
+    if factor < 2 or factor & (factor - 1) or factor > 2**MOST_BLOCKS:
+        raise ConfigError(f"factor must be a power of two, 2 or more. Received: {factor=}")
 
 
 def _check_small(glow: Glow, small: np.ndarray) -> None:

@@ -8,7 +8,6 @@ table has a row for each of these checks: on how many images, and what was found
 """
 
 import pathlib
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from absl import flags
 from glow_tf.commands import cli, model_flags
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
-from glow_tf.use import draw_checked, export_onnx, load, read_images
+from glow_tf.use import decode, draw_checked, encode, export_onnx, load, read_images
 from glow_tf.use.exports import export
 from lab.benchmarks.rows import added_to
 
@@ -67,7 +66,7 @@ def _checks(given: flags.FlagValues, glow: Glow, images: np.ndarray) -> Iterator
         yield (
             "images that change through files and processes",
             len(images),
-            _changed(given, glow, images, folder),
+            _changed(glow, images),
         )
         mode = np.asarray(glow.decode(np.zeros((1, glow.dimensions), np.float32)))
         drawn = np.asarray(glow.sample(FEW, 0.0))
@@ -82,17 +81,10 @@ def _checks(given: flags.FlagValues, glow: Glow, images: np.ndarray) -> Iterator
             yield from FORMATS[name](glow, images, folder / name)
 
 
-def _changed(given: flags.FlagValues, glow: Glow, images: np.ndarray, folder: pathlib.Path) -> int:
-    """Returns how many images are others after `encode` and, in a new process, `decode`."""
-    for name, *more in (
-        ("encode", f"--dataset={given.dataset}", f"--data_dir={given.data_dir}", f"--split={given.split}",
-         f"--examples={given.examples}", f"--output={folder / 'latents.npz'}"),
-        ("decode", f"--latents={folder / 'latents.npz'}", f"--output={folder / 'decoded'}"),
-    ):  # fmt: skip
-        command = [sys.executable, "-m", "glow_tf.commands", name, f"--model={given.model}", *more]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def _changed(glow: Glow, images: np.ndarray) -> int:
+    """Returns how many images are others after `encode` and `decode`."""
     cleared = glow.dequantize.bin_width
-    decoded = np.load(folder / "decoded" / "images.npy")
+    decoded = decode(glow, encode(glow, images))
     return int(np.sum(np.any(decoded != images // cleared * cleared, axis=(1, 2, 3))))
 
 

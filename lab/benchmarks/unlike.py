@@ -3,7 +3,7 @@
     python -m lab.benchmarks.unlike --models=photographs,photographs_grey,cifar10,cifar10_small
 
 Flat images, ramps, stripes, chessboards, single pixels, blocks and noise, 32×32, in several strengths; see
-`Evaluation.with_floor`. With `--random=1000` so many drawn ones instead: waves, stripes, chessboards, dots,
+`with_floor`. With `--random=1000` so many drawn ones instead: waves, stripes, chessboards, dots,
 noise and blocks of random sizes, directions and colours, one over another.
 """
 
@@ -19,6 +19,7 @@ from glow_tf.use.images import fitted
 from lab.benchmarks.rows import added_to
 
 SIDE = 32
+FLOOR = 2.0**-20
 LEVELS = (16, 64, 255)  # how much light and dark differ
 COLUMNS = ("model", "images", "above_8_bpd", "above_16_bpd", "worst", "worst_bpd", "mean_bpd")
 COLUMNS += ("mean_with_floor_bpd", "worst_with_floor_bpd")
@@ -40,12 +41,21 @@ def main(given: flags.FlagValues) -> None:
             images = {f"random {k}": _random(channels, rng) for k in range(given.random)}
             images = images or dict(_images(channels))
             found = evaluate(model, np.stack([*images.values()]))
-            bits, floored = found.per_image, found.with_floor(8)
+            bits, floored = found.per_image, with_floor(found.per_image, model.dimensions)
             counts = [len(bits), int((bits > 8).sum()), int((bits > 16).sum())]
             numbers = (f"{own:.2f}" for own in (bits.max(), bits.mean(), floored.mean(), floored.max()))
             row = [name, *counts, [*images][bits.argmax()], *numbers]
             add(row)
             print(*row, flush=True)
+
+
+def with_floor(bits: np.ndarray, dimensions: int) -> np.ndarray:
+    """Returns the bits per dimension of a mixture: the model, and with the weight `FLOOR` a uniform density.
+
+    No image needs more than 8 bits per dimension, and 20 bits in all.
+    """
+    model = np.log2(1 - FLOOR) - bits.astype(np.float64) * dimensions
+    return -np.logaddexp2(model, np.log2(FLOOR) - 8 * dimensions) / dimensions
 
 
 def _images(channels: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -114,12 +114,20 @@ def _page(study: Study, found: Sequence[Outcome], svgs: Mapping[str, str], sampl
     cells = _table(study, found)
     return html_page.page(
         study.title,
-        html_page.table(cells),
+        _html_table(cells),
         *(html_page.paragraph(note, "notes") for note in _notes(cells)),
         *(html_page.paragraph(text) for text in _failures(found)),
         *(f"{FIGURES[name]}\n{svg}" for name, svg in svgs.items()),
         samples,
     )
+
+
+def _html_table(cells: list[list[str]]) -> str:
+    def line(row: list[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html_page.escaped(cell)}</{tag}>" for cell in row) + "</tr>"
+
+    lines = [line(cells[0], "th"), *(line(row, "td") for row in cells[1:])]
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
 def _notes(cells: list[list[str]]) -> list[str]:

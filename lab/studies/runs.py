@@ -18,7 +18,7 @@ from glow_tf.core.text_files import read_text
 from glow_tf.layout.partition import BOTH_WAYS, part_layouts
 from glow_tf.layout.schedule import Phase, epoch_costs, phases_of
 from glow_tf.presets import read_model_file
-from glow_tf.run.files.flags_file import differing_settings, read_settings, refuse_other_configuration
+from glow_tf.run.files.flags_file import differing_settings, read_settings
 from glow_tf.run.files.workdir import SUMMARY
 from lab.studies.study import Study, Variant
 
@@ -125,7 +125,11 @@ class Run:
 
     def check(self) -> None:
         """Raises ConfigError if its folder holds a run of another configuration."""
-        refuse_other_configuration(self.workdir, differing_settings(read_settings(self.workdir), self.config))
+        if differing := differing_settings(read_settings(self.workdir), self.config):
+            raise ConfigError(
+                "this workdir holds a run of another configuration. Received: "
+                f"workdir={str(self.workdir)!r} with {', '.join(differing.values())}"
+            )
 
     def fail(self, reason: str) -> None:
         """Records that the run failed and cannot be resumed."""

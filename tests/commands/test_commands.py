@@ -29,47 +29,6 @@ def module(main, define=lambda values: None, **more):
     return command
 
 
-def test_notices_of_tensorflow_are_hidden_and_errors_are_not():
-    program = (
-        "import os; from glow_tf.commands.notices import without_notices\n"
-        "lines = ['WARNING: All log messages before absl::InitializeLog() is called are written to STDERR',\n"
-        "  'I0000 00:00:1795939811.743318 19271 port.cc:153] oneDNN custom operations are on.',\n"
-        "  '2025-09-17 14:44:05.157831: I cudart_stub.cc:32] Could not find cuda drivers on your machine',\n"
-        "  'E0000 00:00:1758131045.203198 37 cuda_dnn.cc:8579] Unable to register cuDNN factory',\n"
-        "  'E0000 00:00:1758131045.203198 37 other.cc:52] an error', 'another']\n"
-        "with without_notices(): os.write(2, chr(10).join(lines).encode())"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, check=True
-    ).stderr
-    assert found == "E0000 00:00:1758131045.203198 37 other.cc:52] an error\nanother"
-
-
-@pytest.mark.parametrize("level", ["", "0"])
-def test_the_level_of_tensorflows_log_is_the_users(level):
-    program = (
-        "import sys; from glow_tf.commands import cli; cli.main(['sample', '--help']); import os\n"
-        "hides = any(getattr(finder, 'name', '') == 'tensorflow' for finder in sys.meta_path)\n"
-        "sys.exit(os.environ['TF_CPP_MIN_LOG_LEVEL'] + f' {hides}')"
-    )
-    env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-    env |= {"TF_CPP_MIN_LOG_LEVEL": level} if level else {}
-    found = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True).stderr
-    assert re.fullmatch("0 False" if level else "[23] True", found.strip())
-
-
-def test_keras_loads_no_matplotlib_which_others_can_still_import(tmp_path):
-    (tmp_path / "keras.py").write_text(
-        "try:\n    import matplotlib.pyplot\nexcept ImportError:\n    print('Keras has none')\n"
-    )
-    program = (
-        "import sys; from glow_tf.commands.notices import hide_notices\n"
-        f"hide_notices(); hide_notices(); sys.path.insert(0, {str(tmp_path)!r}); import keras\n"
-        "print('matplotlib' in sys.modules); import matplotlib; print(matplotlib.__name__)"
-    )
-    assert run_program(program).split("\n")[:3] == ["Keras has none", "False", "matplotlib"]
-
-
 def test_help_lists_every_command_and_loads_no_tensorflow():
     program = (
         "import sys; from glow_tf.commands import cli; status = cli.main(['--help'])\n"

@@ -153,8 +153,6 @@ def test_a_file_that_is_no_condition_is_named(run, content, message):
     ("command", "flags", "read"),
     [
         ("sample", "--condition=./given.npy --output=given.png", "given.npy"),
-        ("evaluate", "--condition=attributes:given.json --output=given.json", "given.json"),
-        ("decode", "--latents=decoded/images.npy", "decoded/images.npy"),
     ],
 )
 def test_what_a_flag_names_is_not_overwritten(run, command, flags, read):
@@ -172,20 +170,6 @@ def test_images_of_other_sizes_are_no_condition(run, kept):
     assert "must give the model shape (4, 4, 1) with each image. Received: shape (8, 8, 1)" in wrong
     wrong = run("sample", "input.keras", f"--condition={kept / 'pairs'}")
     assert "condition must be images of one size" in wrong
-
-
-def test_latents_keep_what_was_given(run, eager):
-    run("encode", "label.keras", *DIGITS, "--examples=5")
-    stored = np.load("latents.npz")
-    assert stored["condition"].shape == (5, 10)
-    run("decode", "label.keras")
-    first = np.load("decoded/images.npy")
-    np.save("others.npy", stored["condition"][::-1])
-    run("decode", "label.keras", "--condition=others.npy", "--output=others")
-    assert first.shape == np.load("others/images.npy").shape
-    assert (first != np.load("others/images.npy")).any()
-    np.save("eps.npy", stored["eps"])
-    assert "the model needs a condition" in run("decode", "label.keras", "--latents=eps.npy")
 
 
 @pytest.mark.slow

@@ -1,19 +1,16 @@
 """The commands for trained models, on the digits preset and on folders."""
 
 import json
-import pathlib
 import shlex
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from glow_tf import presets
-from glow_tf.commands import cli, model_flags
+from glow_tf.commands import cli
 from glow_tf.core.text_files import json_text
-from glow_tf.use.images import UsedImages
 
 pytestmark = pytest.mark.long
 
@@ -24,7 +21,7 @@ def here(tmp_path, monkeypatch, presets_loaded_once):
     return tmp_path
 
 
-WITH_IMAGES = ("evaluate", "encode")
+WITH_IMAGES = ("evaluate",)
 
 
 def run(name, *arguments, model="digits"):
@@ -61,49 +58,12 @@ def test_a_preset_whose_top_is_no_level_is_refused(here, capsys, top):
     assert f"top must be a level from 1 to 255. Received: 'mine' with top={top!r}" in capsys.readouterr().err
 
 
-def test_encode_and_decode_give_the_images_back(here, eager):
-    assert run("encode", "--dataset=digits", "--examples=20") == 0
-    assert run("decode") == 0
-    expected = np.load("decoded/images.npy")
-    stored = np.load("latents.npz")
-    assert stored["eps"].shape == (20, 64)
-    assert set(stored["labels"]) <= set("0123456789")
-    levels = {tuple(image.ravel()) for image in (load_digits().images * 8).astype(np.uint8)}
-    assert all(tuple(image.ravel()) in levels for image in expected)
-    with Image.open("decoded/000007.png") as picture:
-        np.testing.assert_array_equal(np.asarray(picture), expected[7, ..., 0])
-
-
-def test_an_image_without_a_label_has_none_in_the_file(here, monkeypatch):
-    images = np.zeros((2, 8, 8, 1), np.uint8)
-    used = UsedImages(images, ("a.png", "b.png"), np.array([1, -1]), ("zero", "one"), ())
-    monkeypatch.setattr(model_flags, "images_of", lambda *_: used)
-    assert run("encode") == 0
-    assert list(np.load("latents.npz")["labels"]) == ["one", ""]
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["a.png", "b.jpg"], ["a", "b"]),
-        (["a.png", "a.jpg"], ["a.png", "a.jpg"]),
-        (["a.png", "a.jpg", "a.png.gif"], ["a.png", "a.jpg", "a.png_2"]),
-        (["x", "x", "x"], ["x", "x_2", "x_3"]),
-        (["A.png", "a.png"], ["A.png", "a.png_2"]),  # some systems do not tell A from a
-    ],
-)
-def test_decoded_files_have_different_names(here, names, expected):
-    np.savez("latents.npz", eps=np.zeros((len(names), 64), np.float32), names=np.array(names))
-    assert run("decode") == 0
-    assert {path.stem for path in pathlib.Path("decoded").glob("*.png")} == set(expected)
-
-
 def test_more_images_than_there_are_cannot_be_asked_for(here, capsys):
     (here / "few").mkdir()
     for place in range(3):
         Image.new("L", (8, 8)).save(here / "few" / f"{place}.png")
-    assert run("encode", "--dataset=folder:few") == 0
-    assert run("encode", "--dataset=folder:few", "--examples=8") == 1
+    assert run("evaluate", "--dataset=folder:few") == 0
+    assert run("evaluate", "--dataset=folder:few", "--examples=8") == 1
     assert (
         "examples must be at most 3 here, or 0 for all of them. Received: examples=8"
         in capsys.readouterr().err
@@ -113,51 +73,6 @@ def test_more_images_than_there_are_cannot_be_asked_for(here, capsys):
 def test_bits_that_are_not_finite_are_null_in_the_report():
     report = {"bits": float("inf"), "of": {"a": float("nan"), "b": 1.5, "images": 3}}
     assert json.loads(json_text(report)) == {"bits": None, "of": {"a": None, "b": 1.5, "images": 3}}
-
-
-def test_decode_keeps_to_its_folder(here, capsys):
-    np.savez("latents.npz", eps=np.zeros((1, 64), np.float32), names=np.array(["../../outside"]))
-    assert run("decode") == 1
-    assert "must stay within the output's folder" in capsys.readouterr().err
-    np.savez("latents.npz", eps=np.array([{"code": 1}], dtype=object))
-    assert run("decode") == 1
-    assert "latents must be a .npz file" in capsys.readouterr().err
-    assert run("decode", "--latents=absent.npz") == 1
-
-
-def test_images_whose_names_differ_in_their_suffix_are_both_written(here):
-    names = np.array(["a.png", "a.jpg", "deep/b.png"])
-    np.savez("latents.npz", eps=np.zeros((3, 64), np.float32), names=names)
-    assert run("decode") == 0
-    written = {str(path.relative_to("decoded")) for path in pathlib.Path("decoded").rglob("*.png")}
-    assert written == {"a.png.png", "a.jpg.png", "deep/b.png"}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (np.zeros(64), "latents must be finite floats"),
-        (np.full((1, 64), np.nan), "latents must be finite floats"),
-        (np.array([["a"]]), "latents must be finite floats"),
-        (np.float32(1), "latents must be finite floats"),
-        (b"", "latents must be a .npz file"),
-        (b"PK\x03\x04 damaged", "latents must be a .npz file"),
-        ({"eps": np.zeros((2, 64)), "names": np.array(["a"])}, "there must be a name for each of 2 images"),
-        ({"eps": np.zeros((1, 64)), "names": np.array([""])}, "there must be a name for each of 1 images"),
-        ({"other": np.zeros(1)}, "latents must be a .npz file"),
-    ],
-)
-def test_latents_that_cannot_be_decoded_are_refused(here, capsys, content, message):
-    path = pathlib.Path("latents.npz")
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif isinstance(content, dict):
-        np.savez(path, **content)
-    else:
-        with path.open("wb") as file:
-            np.save(file, content)
-    assert run("decode") == 1
-    assert message in capsys.readouterr().err
 
 
 def test_evaluate_prints_the_score_its_terms_and_the_classes(here, capsys):
@@ -197,15 +112,6 @@ def test_a_saved_model_is_refused_with_what_loads_it(here, exported_once, capsys
     assert "a SavedModel loads with tf.saved_model.load" in capsys.readouterr().err
 
 
-def test_a_grid_has_rows_for_each_seed(here):
-    assert run("sample", "--num=4", "--temperatures=0.5,1", "--seeds=3,7", "--output=a.png") == 0
-    rows = np.load("a.npy")
-    assert rows.shape == (8, 2, 8, 8, 1)
-    assert run("sample", "--num=4", "--temperatures=1", "--seed=7", "--output=b.png") == 0
-    np.testing.assert_array_equal(rows[6:], np.load("b.npy"))
-    assert run("sample", "--seeds=-1") == 1
-
-
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
@@ -215,9 +121,8 @@ def test_a_grid_has_rows_for_each_seed(here):
         ("sample", ["--num=0"], "num must be 1 or more"),
         ("sample", ["--output=grid.jpg"], "output must be a .png file"),
         ("sample", ["--white=300"], "white must be 0 or a level from 1 to 255"),
-        ("encode", ["--output=latents.txt"], "output must be a .npz file"),
-        ("encode", ["--dataset=folder:absent"], "needs an existing folder"),
-        ("encode", ["--examples=-1"], "examples must be 0 or a positive integer"),
+        ("evaluate", ["--dataset=folder:absent"], "needs an existing folder"),
+        ("evaluate", ["--examples=-1"], "examples must be 0 or a positive integer"),
         ("enlarge", ["--temperature=nan"], "temperature must be one or more numbers from 0"),
         ("enlarge", ["--temperature=0,1"], "temperature must be one number"),
         ("sample", ["--seed=-1"], "seed"),
@@ -289,13 +194,13 @@ UNFIT = {
         ("score fit", "--dataset=digits", "--calibration=file/c"),
         "calibration must be in a folder that can be written; ",
     ),
-    "a data set with a long name": (("encode", f"--dataset={'long' * 99}"), "Received: dataset='longlong"),
+    "a data set with a long name": (("evaluate", f"--dataset={'long' * 99}"), "Received: dataset='longlong"),
     "a folder without folder:": (
-        ("encode", "--dataset=grey"),
+        ("evaluate", "--dataset=grey"),
         "folder:PATH, file:PATH.npy or an image data set",
     ),
     "colour for grey": (
-        ("encode", "--dataset=folder:colour"),
+        ("evaluate", "--dataset=folder:colour"),
         "the model is for grey images, and these are in",
     ),
 }
@@ -326,16 +231,13 @@ def test_what_cannot_be_done_is_named(folders, capsys, arguments, message):
 
 
 @pytest.mark.parametrize("folder", [pytest.param("grey", marks=pytest.mark.slow), "mixed"])
-@pytest.mark.parametrize("command", ["evaluate", "encode"])
-def test_commands_take_pictures_of_other_sizes_and_say_that_they_are_brighter(
-    folders, capsys, command, folder
-):
-    assert run(command, f"--dataset=folder:{folder}") == 0
+def test_commands_take_pictures_of_other_sizes_and_say_that_they_are_brighter(folders, capsys, folder):
+    assert run("evaluate", f"--dataset=folder:{folder}") == 0
     assert "data have levels up to 128, and these images up to " in capsys.readouterr().out
 
 
 def test_a_run_from_a_preset_needs_images_of_its_shape(folders, capsys):
-    arguments = ["--from_preset=digits", "--dataset=folder:colour", "--image_size=8", "--workdir=run"]
+    arguments = ["--init_from=digits", "--dataset=folder:colour", "--image_size=8", "--workdir=run"]
     assert cli.run("train", arguments) == 1
     error = capsys.readouterr().err
     assert "must have images of its shape (height × width × channels), 8×8×1. Received: " in error

@@ -97,104 +97,6 @@ def test_pairs_that_cannot_be_are_named(pairs):
     refused(of_folder(pairs), "every image in input/ must be readable", "03.bmp")
 
 
-def test_both_are_resized_by_one_factor(pairs):
-    found = data.load(of_folder(pairs, image_size=16))
-    assert (found.image_shape, found.condition_shape) == ((16, 16, 1), (8, 8, 1))
-    assert data.load(of_folder(pairs, image_size=8)).condition_shape == (4, 4, 1)
-    refused(
-        of_folder(pairs, image_size=5), "by the same factor", "height and width are 1/2 and 1/2 of 00.png"
-    )
-    write(pairs / "target" / "04.png", np.zeros((16, 16), np.uint8))
-    refused(of_folder(pairs, image_size=16), "by the same factor", "1/4 and 1/4 of 04.png")
-
-
-@pytest.mark.parametrize("arrays", [("target",), ("input",), ("target", "input")])
-def test_pairs_of_arrays_are_resized_by_one_factor_too(tmp_path, rng, arrays):
-    for name, shape in (("target", (16, 24)), ("input", (8, 12))):
-        (tmp_path / name).mkdir()
-        for k in range(12):
-            pixels = rng.integers(0, 256, shape).astype(np.uint8)
-            own = tmp_path / name / f"{k:02d}"
-            values = pixels if name == "target" else pixels.astype(np.float32)
-            np.save(own, values) if name in arrays else write(own.with_suffix(".png"), pixels)
-    found = data.load(of_folder(tmp_path, image_size=8))
-    assert (found.image_shape, found.condition_shape) == ((8, 8, 1), (4, 4, 1))
-    refused(of_folder(tmp_path, image_size=5), "by the same factor", "height and width are 1/2 and 1/2 of 00")
-    (tmp_path / arrays[0] / "05.npy").write_bytes(b"damaged")
-    if arrays[0] == "input":
-        refused(of_folder(tmp_path, image_size=8), "every image in input/ must be readable", "05.npy")
-    else:
-        assert data.load(of_folder(tmp_path, image_size=8)).condition_shape == (4, 4, 1)
-
-
-def test_pairs_of_which_no_input_can_be_read_are_named_with_image_size(pairs):
-    for path in (pairs / "input").iterdir():
-        path.write_bytes(b"none")
-    refused(of_folder(pairs, image_size=4), "every image in input/ must be readable", "00.bmp")
-
-
-# Tables
-
-NAMES = [f"{k:02d}.png" for k in range(20)]
-
-
-@pytest.fixture
-def pictures(pairs):
-    return pairs / "target"
-
-
-@pytest.mark.parametrize("header", ["file,a,b\n", ""])
-def test_a_table_gives_numbers_by_file_name(pictures, header):
-    table = pictures / "numbers.csv"
-    table.write_text(header + "".join(f"{name},{k},-0.5\n" for k, name in enumerate(NAMES)))
-    found = data.load(of_folder(pictures, f"attributes:{table}"))
-    np.testing.assert_array_equal(found.conditions["test"], [[9, -0.5], [19, -0.5]])
-    assert found.conditions["train"].dtype == np.float32
-    assert not any("csv" in note for note in found.notes)
-
-
-def table_of(rows):
-    return "".join(",".join(map(str, (name, *numbers))) + "\n" for name, numbers in rows.items())
-
-
-def of_each(value):
-    return dict.fromkeys(NAMES, value)
-
-
-def test_rows_that_name_no_image_are_counted(pictures, tmp_path):
-    table = tmp_path / "numbers.csv"
-    table.write_text(table_of({name: [k, 1] for k, name in enumerate([*NAMES, "more.png"])}))
-    found = data.load(of_folder(pictures, f"attributes:{table}"))
-    assert found.conditions["test"].tolist() == [[9, 1], [19, 1]]
-    assert "Not used: 1 rows of numbers.csv that name no image of the folder (more.png)." in found.notes
-
-
-WRONG = {
-    "images without a row": ("00.png,1\n", "which lacks 19 (01.png, 02.png"),
-    "another number of numbers": (table_of({**of_each([1]), "03.png": [1, 2]}), "as many in all of them"),
-    "no number": (table_of(of_each([float("nan")])), "must be finite numbers"),
-    "a number too large": (table_of(of_each([1e39])), "must be finite numbers"),
-    "words": (table_of(of_each([1]) | {"03.png": ["x"]}), "has what is no number"),
-    "names alone": (table_of(of_each([])), "one or more numbers in each"),
-    "a name twice": ("a.png,1\na.png,2\n", "'a.png' has two rows"),
-    "nothing": ("", "needs rows"),
-    "a word": ("a.png,1\nb.png,x\n", "no number"),
-    "an underscore": ("a.png,1\nb.png,1_0\n", "no number"),
-    "another script": ("a.png,1\nb.png,\u0661\n", "no number"),
-}
-
-
-@pytest.mark.parametrize(("content", "message"), WRONG.values(), ids=WRONG)
-def test_a_table_that_cannot_be_is_named(pictures, tmp_path, content, message):
-    table = tmp_path / "numbers.csv"
-    table.write_text(content)
-    refused(of_folder(pictures, f"attributes:{table}"), message)
-
-
-def test_a_table_must_be_a_file(pictures):
-    refused(of_folder(pictures, "attributes:none.csv"), "needs a CSV file")
-
-
 # Other data sets
 
 
@@ -252,12 +154,11 @@ def test_a_feature_of_a_tfds_set_is_given(monkeypatch, name):
     if name == "mask":
         np.testing.assert_array_equal(found.conditions["test"], found.test[:, :4, :4])
     large = data.load(DataConfig("flowers", condition=name, image_size=16))
-    assert large.condition_shape == ((8, 8, 1) if len(shape) == 3 else shape)
+    assert (large.image_shape, large.condition_shape) == ((16, 16, 1), shape)
     if len(shape) == 3:
         refused(
             DataConfig("flowers", condition=name, augment="flip"), "augment moves images, and not the maps"
         )
-        refused(DataConfig("flowers", condition=name, image_size=5), "by the same factor")
 
 
 @pytest.mark.parametrize(
@@ -285,9 +186,7 @@ def test_a_class_that_is_not_known_is_named(monkeypatch):
     [
         {"dataset": "digits", "condition": "input"},
         {"dataset": "cifar10", "condition": "image"},
-        {"dataset": "cifar10", "condition": "attributes:a.csv"},
         {"dataset": "folder:a", "condition": "kind"},
-        {"dataset": "folder:a", "condition": "attributes:"},
     ],
 )
 def test_a_condition_that_the_kind_of_data_set_does_not_have_is_named_at_once(settings):

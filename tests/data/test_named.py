@@ -39,7 +39,7 @@ def test_what_may_be_there_is_not_refused(dataset, here):
     check_named(DataConfig(dataset))
 
 
-@pytest.mark.parametrize("command", ["encode", "evaluate"])
+@pytest.mark.parametrize("command", ["evaluate"])
 def test_a_command_refuses_its_data_set_before_it_loads_the_model(command, here, monkeypatch, capsys):
     monkeypatch.setattr(model_flags, "model_of", None)
     assert cli.run(command, ["--model=digits", "--dataset=folder:photo"]) == 1

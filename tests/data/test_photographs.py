@@ -73,14 +73,6 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_size_of_a_turned_picture_is_the_upright_one(tmp_path, suffix, orientation):
-    path = tmp_path / f"a.{suffix}"
-    save_turned(quadrants(40, 24), path, orientation)
-    assert pictures.read_size(path) == pictures.read_picture(path, 0).pixels.shape[:2] == (24, 40)
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-@pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_turned_upright(folder, suffix, orientation):
     save_turned(quadrants(), folder / "train" / f"a.{suffix}", orientation)
     images = load(folder, image_size=8)

@@ -206,7 +206,7 @@ def test_where_no_prior_is_installed_nothing_is_said(monkeypatch, capsys):
 
 
 def test_a_run_starts_from_a_model_or_from_scratch():
-    for start in ("--init_from=mine", "--from_preset=digits"):
+    for start in ("--init_from=mine", "--init_from=digits"):
         with pytest.raises(ConfigError, match="a run starts from a model or from scratch"):
             config_of(["--workdir=unused", "--from_scratch", start])
 

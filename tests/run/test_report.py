@@ -16,7 +16,7 @@ from glow_tf.core.errors import DivergedError
 from glow_tf.run import lifecycle, pictures
 from glow_tf.run.files import history
 from glow_tf.run.files.flags_file import flagfile
-from glow_tf.run.report import charts, writing
+from glow_tf.run.report import charts
 from glow_tf.run.report.content import read_run
 from glow_tf.run.report.page import run_page
 
@@ -109,8 +109,6 @@ def test_the_levels_of_a_run_have_curves_of_their_own(tmp_path):
     write_history(tmp_path, settings, parts, parts)
     (curves,) = [alt for alt in report_of(tmp_path).alts if "each level" in alt]
     assert ": level 1 (finest), " in curves
-    workdir(tmp_path / "one", architecture="levels", schedule="simultaneous", parts="1", only_part=2)
-    assert ", of part 2 alone, in batches of " in report_of(tmp_path / "one").text
 
 
 def test_texts_on_the_page_are_escaped(tmp_path):
@@ -121,12 +119,6 @@ def test_texts_on_the_page_are_escaped(tmp_path):
     assert "<script>alert(1)<script>&$x^2$\\u202e" in page.text
     assert 'from folder:"<b>&' in page.text
     assert "<script" not in (folder / "report.html").read_text()
-
-
-@pytest.mark.parametrize("scored", [{"usual": [{"png": "%"}], "unusual": 2}, {"usual": 1}], ids=str)
-def test_images_that_cannot_be_shown_leave_a_page_without_them(scored, tmp_path):
-    workdir(tmp_path)
-    assert "No epoch was finished." in report_of(tmp_path, "", scored).text
 
 
 def test_a_summary_of_fewer_epochs_than_the_history_has_is_not_shown(tmp_path):
@@ -142,23 +134,11 @@ def test_a_summary_of_fewer_epochs_than_the_history_has_is_not_shown(tmp_path):
 
 
 @pytest.mark.long
-def test_a_run_ends_with_a_report_that_shows_its_least_and_most_usual_images(
-    tmp_path, reports, capsys, monkeypatch
-):
-    seen, scores = [], writing.scored_images
-    monkeypatch.setattr(writing, "scored_images", lambda *of: seen.append(scores(*of)) or seen[0])
+def test_a_run_ends_with_a_report(tmp_path, reports, capsys):
     train(config(tmp_path / "run", **FAST, parts="1"), eager=True)
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"; see {tmp_path / 'run' / 'report.html'}")
     page = read_page(tmp_path / "run" / "report.html")
-    usual, unusual = (seen[0][name] for name in ("usual", "unusual"))
-    assert len(usual) == len(unusual) == writing.SHOWN
-    assert unusual[0]["bits"] >= unusual[-1]["bits"] > usual[-1]["bits"] >= usual[0]["bits"]
-    assert f"{unusual[0]['name']}{unusual[0]['bits']:.2f} bits/dim" in page.text
-    assert "Among 50 test images, these need the most bits." in page.text
-    assert (
-        "8×8×1 from digits: 64 to train and 50 to test; 5 bits per value, augmented (flip_shift)."
-        in page.text
-    )
+    assert "Images of 8×8×1 from digits: 64 for train, 50 for test." in page.text
 
 
 def test_a_run_that_diverges_is_reported(tmp_path, reports):
@@ -199,11 +179,9 @@ def test_an_error_in_the_report_is_a_line_and_does_not_fail_the_run(tmp_path, re
         raise ValueError("no\nchart")
 
     monkeypatch.setattr(charts.Figure, "savefig", fails)
-    monkeypatch.setattr(writing, "some_of", fails)
     summary = train(config(tmp_path / "run", **FAST), eager=True)
     lines = capsys.readouterr().out.splitlines()
     assert "WARNING: report.html: it could not be written: ValueError: no chart" in lines
-    assert "WARNING: report.html: images could not be scored: ValueError: no chart" in lines
     assert summary["epochs"] == 1
     assert not (tmp_path / "run" / "report.html").exists()
 
@@ -216,7 +194,7 @@ def test_a_chart_shows_names_as_they_are_and_leaves_out_what_is_not_finite():
 
 
 def test_a_page_has_no_text_that_could_hide():
-    page = html_page.page("a\x1b\udc80", html_page.paragraph("<i>"), html_page.table([["\u2066"]]))
+    page = html_page.page("a\x1b\udc80", html_page.paragraph("<i>"), html_page.items(["\u2066"]))
     assert re.search(rb"a\\x1b\\udc80", page)
     assert b'<p class="">&lt;i&gt;</p>' in page
     assert b"\\u2066" in page

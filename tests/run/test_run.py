@@ -358,7 +358,7 @@ def test_without_locks_no_two_processes_train_in_a_workdir(code, tmp_path, monke
 
     monkeypatch.setattr(fcntl, "flock", flock)
     settings = config(tmp_path / "run")
-    expected = r"another process is|needs a file system with locks.* Received: w"
+    expected = r"another process is|on a file system with locks.* Received: w"
     with contextlib.ExitStack() as stack, pytest.raises(ConfigError, match=expected):  # noqa: PT012
         for _ in range(2):
             stack.callback(workdir.Workdir(settings).close)

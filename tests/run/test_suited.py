@@ -52,8 +52,8 @@ def test_levels_are_trained_unless_a_flag_is_for_a_glow():
     assert form("--architecture=glow") == form("--parts=by_block:2") == form("--data=real")
     assert form("--data=real") == form("--flagfile=base") == ("glow", "end_to_end", 0)
     assert form("--schedule=alternating", "--parts=by_block:2") == ("glow", "alternating", 0)
-    assert form("--from_preset=digits") == ("glow", "end_to_end", 0)
-    assert form("--from_preset=cifar10") == ("levels", "simultaneous", 0)
+    assert form("--init_from=digits") == ("glow", "end_to_end", 0)
+    assert form("--init_from=cifar10") == ("levels", "simultaneous", 0)
 
 
 def test_every_choice_can_be_built_and_halves_the_image_as_far_as_is_useful():
@@ -63,24 +63,6 @@ def test_every_choice_can_be_built_and_halves_the_image_as_far_as_is_useful():
         model = {name: found[name] for name in ("num_blocks", "flow_steps", "width", "n_bits")}
         check_divisible((height, width), ModelConfig(image_shape=(height, width, 3), **model))
         assert min(height, width) >> found["num_blocks"] >= LEAST_SIDE or found["num_blocks"] == 1
-
-
-@pytest.mark.parametrize(
-    ("side", "flags", "said"),
-    [
-        (
-            50,
-            ["--architecture=glow"],
-            "num_blocks is only 1, because the sides cannot be halved more often. 3 suit",
-        ),
-        (50, ["--architecture=glow"], "take --image_size=48 or --image_size=64."),
-        (25, ["--architecture=glow"], "take --image_size=24 or --image_size=32."),
-        (64, ["--crop=36"], "take --crop=32 or --crop=64."),
-    ],
-)
-def test_sides_that_can_be_halved_more_often_are_suggested(side, flags, said, capsys):
-    suited(config_of(["--workdir=unused", *flags]), (side, side, 3), 100, 255)
-    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("side", "flags"), [(2, []), (8, []), (28, []), (48, []), (50, ["--num_blocks=1"])])

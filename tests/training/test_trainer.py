@@ -2,7 +2,6 @@ import functools
 import math
 import pathlib
 import types
-import warnings
 
 import keras
 import numpy as np
@@ -14,7 +13,6 @@ from small import make_small_images, perturb, small_config, small_glow, weight_o
 from glow_tf import ConfigError, DivergedError, Glow, PartsTrainer, TrainConfig, data, phases
 from glow_tf.layout.schedule import end_to_end, one_part
 from glow_tf.training.optim.optimizers import FusedAdamax, PartRate, check_rates, make_optimizers
-from glow_tf.training.options import warn_of_late_priors
 
 
 def make_trainer(
@@ -335,20 +333,6 @@ def test_a_trainer_whose_cosine_is_over_says_so_before_a_step(small_images):
         with pytest.raises(ConfigError, match="ends with its step 8, and later epochs would change nothing"):
             trainer.fit(**given, epochs=3, verbose=0)
     assert not glow.initialized
-
-
-def test_adam_on_a_head_that_starts_after_end_to_end_epochs_is_warned_of():
-    glow = small_glow(flow_steps=1, parts="by_block:2", local_prior="flow:4x1")
-    forward = PartsTrainer(glow).forward_pass
-    part, whole = one_part(0), end_to_end(2)
-    adam, adamax = ([make(1e-3) for _ in range(2)] for make in (keras.optimizers.Adam, FusedAdamax))
-    with pytest.warns(UserWarning, match="part 1 trains end to end first, and its local prior later"):
-        warn_of_late_priors(forward, [whole, part], adam)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warn_of_late_priors(forward, [part, whole], adam)
-        warn_of_late_priors(forward, [whole, part], adamax)
-        warn_of_late_priors(forward, [whole], adam)
 
 
 def test_rate_survives_serialisation():

@@ -1,6 +1,5 @@
 """The SavedModel works without this package, without Keras objects."""
 
-import os
 import pathlib
 import shutil
 
@@ -174,24 +173,6 @@ def test_exporting_again_replaces_the_old_one(exported, tmp_path, monkeypatch):
     assert not (folder / "variables" / "stale").exists()
     assert (folder / "saved_model.pb").read_text() == "new"
     assert not (tmp_path / ".export.tmp").exists()
-
-
-def test_an_export_is_on_the_disk_before_it_has_its_name(exported, tmp_path, monkeypatch):
-    """Otherwise a power cut may leave a finished run with an empty export."""
-    monkeypatch.setattr(tf.saved_model, "save", write)
-    events = []
-    for place, name in ((os, "fsync"), (pathlib.Path, "replace")):
-        function = getattr(place, name)
-
-        def noted(what, *others, function=function, name=name):
-            path = os.readlink(f"/proc/self/fd/{what}") if name == "fsync" else str(what)
-            events.append((name, pathlib.Path(path).name))
-            return function(what, *others)
-
-        monkeypatch.setattr(place, name, noted)
-    export(exported[0], tmp_path / "export")
-    names = ["saved_model.pb", ".export.tmp", ".export.tmp", tmp_path.name]
-    assert events == list(zip(["fsync", "fsync", "replace", "fsync"], names, strict=True))
 
 
 def test_an_export_is_traced_for_one_stream(exported, tmp_path, monkeypatch):

@@ -279,29 +279,24 @@ def run_of(*arguments):
 
 
 def test_a_run_takes_the_models_settings_from_a_preset():
-    run = run_of("--from_preset=digits", "--parts=by_block:1", "--workdir=unused")
+    run = run_of("--init_from=digits", "--parts=by_block:1", "--workdir=unused")
     model = presets.read_model(presets.find("digits"))
     assert run.init_from == "digits"
     assert run.data.image_size == model.image_shape[0]
     for name in ("n_bits", "num_blocks", "flow_steps", "width", "scale"):
         assert getattr(run.model, name) == getattr(model, name)
-    assert run_of("--from_preset=digits", "--width=7", "--workdir=unused").model.width == 7
+    assert run_of("--init_from=digits", "--width=7", "--workdir=unused").model.width == 7
     # A flagfile does not hide the preset.
     for name in ("base", "own_images"):
-        run = run_of(f"--flagfile={name}", "--from_preset=digits", "--workdir=unused")
+        run = run_of(f"--flagfile={name}", "--init_from=digits", "--workdir=unused")
         assert (run.model.width, run.model.n_bits, run.init_from) == (model.width, model.n_bits, "digits")
-    with pytest.raises(ConfigError, match="preset must be one of"):
-        run_of("--from_preset=nobody")
-    with pytest.raises(ConfigError, match=r"from one model.*: from_preset='digits', init_from='runs/mine'"):
-        run_of("--from_preset=digits", "--init_from=runs/mine", "--workdir=unused")
-    assert run_of("--from_preset=digits", "--init_from=digits", "--workdir=unused").init_from == "digits"
 
 
 @pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_a_preset(kept, tmp_path, capsys):
     small = {name: SMALL[name] for name in ("train_examples", "test_examples", "batch_size")}
     arguments = [f"--{name}={value}" for name, value in small.items()]
-    arguments += [f"--from_preset={kept}", f"--workdir={tmp_path / 'run'}", "--parts=across_block:2"]
+    arguments += [f"--init_from={kept}", f"--workdir={tmp_path / 'run'}", "--parts=across_block:2"]
     arguments += ["--part_epochs=1", "--finetune_epochs=0", "--export=false", "--tensorboard=false"]
     run = run_of(*arguments, "--learning_rate=1e-12", "--sample_every=0")
     summary = train(run)
@@ -314,21 +309,12 @@ def test_a_run_begins_with_the_weights_of_a_preset(kept, tmp_path, capsys):
 
 def test_a_run_goes_on_when_its_preset_is_not_there_any_more(kept, tmp_path):
     epochs = ("--part_epochs=3", "--finetune_epochs=0")
-    arguments = (f"--from_preset={kept}", f"--workdir={tmp_path / 'run'}", *epochs)
+    arguments = (f"--init_from={kept}", f"--workdir={tmp_path / 'run'}", *epochs)
     began = run_of(*arguments)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "flags.cfg").write_text(flagfile(began))
     shutil.rmtree(kept)
     assert run_of(*arguments) == began
-    with pytest.raises(ConfigError, match="preset must be one of"):
-        run_of(f"--from_preset={kept}", f"--workdir={tmp_path / 'another'}")
-
-
-def test_a_workdir_of_a_presets_name_does_not_stand_in_for_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert run_of("--from_preset=digits", "--workdir=unused").init_from == "digits"
-    (tmp_path / "digits" / "checkpoints").mkdir(parents=True)
-    assert run_of("--from_preset=digits", "--workdir=unused").init_from == str(presets.find("digits"))
 
 
 @pytest.mark.long

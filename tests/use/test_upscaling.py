@@ -1,18 +1,15 @@
 """Upscaling: the details that levels draw given an image."""
 
-import itertools
-
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
-from small import perturb, preset_once, small_levels
+from small import preset_once, small_levels
 
 import glow_tf
 from glow_tf import data
 from glow_tf.commands import cli, model_flags
 from glow_tf.core.errors import ConfigError
-from glow_tf.use import previews, upscale
+from glow_tf.use import upscale
 from glow_tf.use.upscaling import reduced, repeated, with_means
 
 pytestmark = pytest.mark.long
@@ -67,21 +64,6 @@ def test_details_are_those_of_the_finest_latents(levels, eager):
     assert np.abs(found.astype(int) - image).max() <= 2
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-def test_previews_are_the_means_of_what_comes_after_them(precision, rng, eager):
-    levels = make_levels(precision=precision)
-    perturb(levels)
-    eps = np.array(levels.encode(rng.integers(60, 200, (3, 16, 16, 3), np.uint8)))
-    found = list(previews(levels, eps))
-    assert [images.shape for images in found] == [(3, 4, 4, 3), (3, 8, 8, 3), (3, 16, 16, 3)]
-    np.testing.assert_array_equal(found[-1], levels.decode(eps).numpy())
-    for small, large in itertools.pairwise(found):
-        assert np.abs(reduced(large) - small).max() <= 1.0  # both are rounded down
-    for other in (eps.astype(np.float64), tf.constant(eps)):
-        for images, expected in zip(previews(levels, other), found, strict=True):
-            np.testing.assert_array_equal(images, expected)
-
-
 @pytest.mark.parametrize("factor", [2, 4])
 def test_a_mean_moves_only_where_its_square_is_clipped(levels, rng, factor):
     small = rng.integers(0, 256, (2, 8, 8, 3), np.uint8)
@@ -103,8 +85,6 @@ def test_what_cannot_be_enlarged_is_refused(levels):
     small = np.zeros((1, 8, 8, 3), np.uint8)
     for call, message in (
         (lambda: upscale(preset_once("digits"), digits), "upscale needs a model of levels"),
-        (lambda: previews(preset_once("digits"), digits), "previews needs a model of levels"),
-        (lambda: [*previews(levels, np.zeros((1, 5)))], r"shape \(N, 768\).*Received: \(1, 5\)"),
         (lambda: upscale(levels, small, factor=3), "factor must be a power of two, 2 or more"),
         (lambda: upscale(levels, small, factor=1), "Received: factor=1"),
         (lambda: upscale(levels, small, factor=2**15), r"what images of \d+×\d+ need must fit"),

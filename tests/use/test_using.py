@@ -1,10 +1,5 @@
 """What is done with a trained model: scores, latents, and the images that are read for it."""
 
-import dataclasses
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,12 +9,10 @@ from small import make_small_images, small_glow
 import glow_tf
 from glow_tf import PartsTrainer, data
 from glow_tf.bijectors.likelihood import bits_per_dim
-from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.use import (
     decode,
-    draw,
     draw_checked,
     encode,
     evaluate,
@@ -58,25 +51,6 @@ def test_the_terms_add_up_to_the_score(glow, images):
     np.testing.assert_allclose(sum(found.terms.values()), found.per_image, rtol=1e-5)
     np.testing.assert_allclose(found.terms["dequantisation"], glow.config.n_bits, rtol=1e-6)
     assert found.parts == {}
-
-
-def test_with_a_floor_no_image_needs_more_than_its_bytes_and_others_what_they_needed(glow, images):
-    found = evaluate(glow, images)
-    draws = np.concatenate([found.draws, [[500.0, 9.0, np.inf]]], axis=1)
-    floored = dataclasses.replace(found, draws=draws).with_floor(8)
-    np.testing.assert_allclose(floored[:-3], found.per_image, rtol=1e-5)
-    np.testing.assert_allclose(floored[-3:], 8 + 20 / glow.dimensions, rtol=1e-6)
-
-
-def test_the_command_has_a_floor_at_the_bits_that_the_model_keeps(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8), np.uint8)
-    for k, image in enumerate(images):
-        Image.fromarray(image).save(tmp_path / f"{k}.png")
-    arguments = ["--model=digits", f"--dataset=folder:{tmp_path}", "--split=all"]
-    assert cli.run("evaluate", [*arguments, f"--output={tmp_path / 'found.json'}"]) == 0
-    floor = json.loads((tmp_path / "found.json").read_text())["with_floor"]
-    assert floor["images_below"] == 4
-    assert floor["bits_per_dim"] == pytest.approx(5 + 20 / 64)
 
 
 def test_the_terms_of_a_part_are_those_of_its_flow_steps_and_latents(glow, images):
@@ -160,14 +134,15 @@ def test_latents_may_be_tensors_and_of_more_digits_than_the_models(glow, images)
 
 
 def test_drawn_images_are_those_of_sample_and_temperature_0_is_the_mode(glow, monkeypatch):
-    np.testing.assert_array_equal(draw(glow, 5, 0.7, seed=3), glow.sample(5, 0.7, 3))
-    np.testing.assert_array_equal(draw(glow, 1, 0.0, seed=0), decode(glow, np.zeros((1, 64))))
+    np.testing.assert_array_equal(draw_checked(glow, 5, 0.7, seed=3).images, glow.sample(5, 0.7, 3))
+    np.testing.assert_array_equal(draw_checked(glow, 1, 0.0, seed=0).images, decode(glow, np.zeros((1, 64))))
     monkeypatch.setattr(latents, "BATCH", 2)
     for seed in (0, -1):
-        np.testing.assert_array_equal(draw(glow, 3, 0.7, seed)[2:], glow.sample(1, 0.7, seed_of(seed, 1)))
+        drawn = draw_checked(glow, 3, 0.7, seed).images
+        np.testing.assert_array_equal(drawn[2:], glow.sample(1, 0.7, seed_of(seed, 1)))
     assert seed_of(0, 1) not in (0, 1)
     with pytest.raises(ConfigError, match=r"num must be a positive number of images\. Received: num=0"):
-        draw(glow, 0, 0.7, seed=0)
+        draw_checked(glow, 0, 0.7, seed=0)
 
 
 @pytest.mark.long
@@ -182,7 +157,7 @@ def test_conditions_may_be_lists(shape, images, monkeypatch):
     lists = tf.nest.map_structure(np.ndarray.tolist, arrays)
     for call in (
         lambda given: encode(model, images[:3], given),
-        lambda given: draw(model, 3, 0.7, 0, condition=given),
+        lambda given: draw_checked(model, 3, 0.7, 0, condition=given).images,
         lambda given: evaluate(model, images[:3], condition=given).per_image,
         lambda given: model.sample(condition=given),
         lambda given: model.log_prob(images[:3], condition=given),
@@ -236,7 +211,9 @@ def test_a_model_is_opened_from_wherever_it_is_kept(exported_once, images, tmp_p
         assert (model.image_shape, model.dimensions) == ((8, 8, 1), 64)
         np.testing.assert_allclose(model.log_prob(images, 0), expected, rtol=1e-5)
         np.testing.assert_array_equal(decode(model, encode(model, images)), images)
-        np.testing.assert_array_equal(draw(model, 3, 0.5, 1), draw(glow, 3, 0.5, 1))
+        np.testing.assert_array_equal(
+            draw_checked(model, 3, 0.5, 1).images, draw_checked(glow, 3, 0.5, 1).images
+        )
         np.testing.assert_array_equal(model.sample(2), glow.sample(2))
         np.testing.assert_allclose(model.log_prob(images), expected, rtol=1e-5)
 
@@ -332,21 +309,6 @@ def test_images_are_brought_to_the_models_shape_or_refused(tmp_path):
     assert len(read_images((8, 8, 1), "digits", split="all").images) == 1797
     with pytest.raises(ConfigError, match="split must be train, test, all or empty"):
         read_images((8, 8, 1), "digits", split="valid")
-
-
-@pytest.mark.slow
-def test_a_thousand_images_come_back_through_files_and_new_processes(tmp_path):
-    def run(name, *arguments):
-        command = [sys.executable, "-m", "glow_tf.commands", name, "--model=digits", *arguments]
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-
-    run("encode", "--dataset=digits", "--split=all", "--examples=1000", "--output=digits.npz")
-    run("decode", "--latents=digits.npz", "--output=decoded")
-    digits = read_images((8, 8, 1), "digits", split="all", count=1000).images
-    pictures = sorted((tmp_path / "decoded").glob("*.png"))
-    found = np.stack([np.asarray(Image.open(path)) for path in pictures])[..., np.newaxis]
-    np.testing.assert_array_equal(found, digits // 8 * 8)
-    np.testing.assert_array_equal(np.load(tmp_path / "decoded" / "images.npy"), found)
 
 
 def test_a_list_of_images_is_an_array_of_them(small_images):

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.core.durable_files import make_folder, write_atomically
+from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import in_one_line, reason_of
 from glow_tf.core.text_files import json_text
 from glow_tf.run.files import checkpoint_files
@@ -44,7 +44,7 @@ class Checkpoints:
         self._content = state_of(trainer) | {"epochs": self.epochs, "best_bpd": self.best_bpd}
         self._trainer, self._folder, self._writes = trainer, folder, writes
         if writes:
-            make_folder(folder)
+            folder.mkdir(parents=True, exist_ok=True)
             config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
             write_atomically(folder / MODEL, config.encode())
 

@@ -6,13 +6,11 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from glow_tf.config import ATTRIBUTES, FILE, FOLDER, MAY_DIFFER, RunConfig, all_settings
+from glow_tf.config import FILE, FOLDER, MAY_DIFFER, RunConfig, all_settings
 from glow_tf.core.errors import ConfigError
 from glow_tf.run.suited import LEVELS, SETTINGS
 
 NAME = "flags.cfg"
-# Kept as they were written.
-NUMBERS = ("learning_rate", "finetune_learning_rate", "beta_2")
 
 
 def flagfile(config: RunConfig) -> str:
@@ -36,13 +34,9 @@ def command_of(config: RunConfig) -> str:
     if "learning_rate" in differing:  # typed alone, it would not be scaled
         differing["rate_scaling"] = config.train.rate_scaling
     differing |= {name: "PATH" for name in ("data_dir", "init_from", "workdir") if name in differing}
-    for name, kind, place in (
-        ("condition", ATTRIBUTES, "PATH"),
-        ("dataset", FOLDER, "PATH"),
-        ("dataset", FILE, "PATH.npy"),
-    ):
-        if str(differing.get(name)).startswith(kind):
-            differing[name] = f"{kind}{place}"
+    for kind, place in ((FOLDER, "PATH"), (FILE, "PATH.npy")):
+        if config.data.dataset.startswith(kind):
+            differing["dataset"] = f"{kind}{place}"
     return shlex.join(["glow-tf", "train", *as_flags(differing)])
 
 
@@ -92,29 +86,8 @@ def differing_settings(before: Mapping[str, str], config: RunConfig) -> dict[str
     return {
         name: f"--{name}={now[name]} (was {before.get(name)})"
         for name in now
-        if before
-        and name not in MAY_DIFFER
-        and now[name] != before.get(name)
-        and not (name in NUMBERS and _same_numbers(now[name], before.get(name, "")))
+        if before and name not in MAY_DIFFER and now[name] != before.get(name)
     }
-
-
-def refuse_other_configuration(folder: pathlib.Path, differing: Mapping[str, str]) -> None:
-    """Raises ConfigError if settings of a folder's run differ; see `differing_settings`."""
-    if differing:
-        raise ConfigError(
-            "this workdir holds a run of another configuration; use another workdir, or the same "
-            f"flags to resume that run. Received: workdir={str(folder)!r} with "
-            f"{', '.join(differing.values())}"
-        )
-
-
-def _same_numbers(one: str, other: str) -> bool:
-    """Whether two settings have the same numbers, which may be written 0.1 or 1e-1, one or several."""
-    try:
-        return list(map(float, one.split(","))) == list(map(float, other.split(",")))
-    except ValueError:
-        return False
 
 
 def _kinds() -> dict[str, type]:

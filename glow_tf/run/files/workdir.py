@@ -5,23 +5,22 @@ Pure Python: no TensorFlow.
 
 import contextlib
 import dataclasses
-import errno
 import math
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import filelock
 
-from glow_tf.config import ATTRIBUTES, FILE, FOLDER, RunConfig
+from glow_tf.config import FILE, FOLDER, RunConfig
 from glow_tf.core import durable_files
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import json_text, read_json
-from glow_tf.layout.schedule import Phase, epochs_training, phases_of
+from glow_tf.layout.schedule import phases_of
 from glow_tf.run.files import checkpoint_files, history
 from glow_tf.run.files.flags_file import NAME as FLAGS
 from glow_tf.run.files.flags_file import (
@@ -29,14 +28,12 @@ from glow_tf.run.files.flags_file import (
     flagfile,
     read_settings,
     read_values,
-    refuse_other_configuration,
 )
 from glow_tf.run.files.history import history_columns
 
-MOVABLE = (FOLDER, FILE, ATTRIBUTES)  # how the settings begin whose images may be elsewhere now
-IMAGES = "train images"  # the checksum that every run keeps
 EPOCHS = ("part_epochs", "finetune_epochs")  # settings with which a run may go on with other values
-WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+MOVABLE = (FOLDER, FILE)  # how data sets begin whose images may be elsewhere now
+IMAGES = "train images"  # the checksum that every run keeps
 SUMMARY = "summary.json"  # a run that has one is finished
 BEST_EPOCH = "best_epoch"  # its key of the epoch that it is of, where there are validation images
 # What TensorFlow writes into the folder of a SavedModel.
@@ -69,7 +66,7 @@ class Workdir:
             self._check_configuration()
             return
         try:
-            durable_files.make_folder(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(blocking=False)
             self._check_configuration()
             (self.path / "samples").mkdir(exist_ok=True)
@@ -83,17 +80,11 @@ class Workdir:
             ) from None
         except (OSError, NotImplementedError) as error:
             self.close()
-            # Earlier releases of filelock raise the second, where the system has no call to lock.
-            if isinstance(error, NotImplementedError) or error.errno in WITHOUT_LOCKS:
-                reason = getattr(error, "strerror", None) or error
-                raise ConfigError(
-                    f"workdir needs a file system with locks, so that no two processes train in it: "
-                    f"{reason}. Received: workdir={config.workdir!r}"
-                ) from None
-            if error.strerror is None:  # it has a sentence of ours
+            reason = getattr(error, "strerror", error)
+            if reason is None:  # it has a sentence of ours
                 raise
             raise ConfigError(
-                f"workdir must be a folder that can be written: {error.strerror}. "
+                f"workdir must be a folder that can be written, on a file system with locks: {reason}. "
                 f"Received: workdir={config.workdir!r}"
             ) from None
         except ConfigError:
@@ -130,34 +121,31 @@ class Workdir:
     def _check_configuration(self) -> None:
         before = read_settings(self.path)
         differing = differing_settings(before, self.config)
-        moved = self._moved(before, differing)
-        self._is_moved = bool(moved)
-        differing = {name: said for name, said in differing.items() if name not in moved}
-        epochs = read_values(self.path, EPOCHS)
-        if set(differing) - set(epochs):
-            refuse_other_configuration(self.path, differing)
-        if not differing:
-            return
-        old = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, **epochs))
-        if why := epochs_obstacle(old, self.config, self.finished_epochs):
+        self._is_moved = "dataset" in differing and self._has_moved(before.get("dataset", ""))
+        if self._is_moved:
+            del differing["dataset"]
+        if differing and not (set(differing) <= set(EPOCHS) and self._keeps_epochs()):
             raise ConfigError(
-                f"this run cannot go on with {', '.join(differing.values())}: {why}. To train its model "
-                f"further, start a new run: another workdir, and --init_from={self.path}. "
-                f"Received: workdir={str(self.path)!r}"
+                "this workdir holds a run of another configuration; use the same flags to resume it, or "
+                "another workdir, with --init_from to train its model further. Received: "
+                f"workdir={str(self.path)!r} with {', '.join(differing.values())}"
             )
 
-    def _moved(self, before: Mapping[str, str], differing: Iterable[str]) -> set[str]:
-        """Returns the settings whose images lie elsewhere now, where their checksums will be compared."""
-        now = self.config.to_settings()
-        names = {
-            name
-            for name in {"dataset", "condition"}.intersection(differing)
-            if any(before.get(name, "").startswith(kind) and now[name].startswith(kind) for kind in MOVABLE)
-        }
+    def _keeps_epochs(self) -> bool:
+        """Whether the epochs that are finished would be the same with the new numbers of epochs."""
+        finished, train = self.finished_epochs, self.config.train
+        before = dataclasses.replace(train, **read_values(self.path, EPOCHS))
+        old, new = (phases_of(dataclasses.replace(self.config, train=own)) for own in (before, train))
+        is_constant = train.rate_schedule == "constant" and not train.finetune_learning_rate
+        return is_constant and len(new) >= finished and old[:finished] == new[:finished]
+
+    def _has_moved(self, before: str) -> bool:
+        """Whether the images may only lie elsewhere now; then their checksums will be compared."""
+        now = self.config.data.dataset
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             if self.finished_epochs and read_json(self.path / "checkpoints" / checkpoint_files.DATA)[IMAGES]:
-                return names
-        return set()
+                return any(before.startswith(kind) and now.startswith(kind) for kind in MOVABLE)
+        return False
 
     # What is finished
 
@@ -264,51 +252,3 @@ def is_finished(summary: Mapping[str, Any], config: RunConfig) -> bool:
     epochs = summary.get("epochs", 0)
     waited = is_out_of_patience(config.patience, epochs, summary.get(BEST_EPOCH))
     return waited or epochs == len(phases_of(config))
-
-
-def epochs_obstacle(before: RunConfig, now: RunConfig, finished: int) -> str:
-    """Says why a run that has finished some epochs cannot go on with other numbers of them; empty if it can.
-
-    It can if the finished epochs are the first epochs of the new schedule, and if the new configuration would
-    have trained them with the same learning rates. Then the run ends as if it had had the new numbers of
-    epochs from the start. (With `cache_prefix` the noise of the finished epochs may be another one.)
-    """
-    old, new = phases_of(before), phases_of(now)
-    if len(new) < finished:
-        return f"{finished} epochs are finished, and the new schedule has {len(new)}"
-    for epoch in range(finished):
-        if old[epoch] != new[epoch]:
-            return (
-                f"epoch {epoch + 1} is finished and was '{old[epoch]}'; "
-                f"in the new schedule it would have been '{new[epoch]}'"
-            )
-    for part in range(now.model.num_parts):
-        done = epochs_training(part, old[:finished])
-        rates = zip(_rates(before, old, part)[:done], _rates(now, new, part), strict=False)
-        for (was_finetune, span), (is_finetune, new_span) in rates:
-            if was_finetune != is_finetune:
-                return (
-                    f"finetune_learning_rate would have begun in another epoch of part {part + 1}, which is "
-                    "finished"
-                )
-            if span != new_span:
-                return (
-                    f"the cosine rate of part {part + 1} in its finished epochs depends on the number of all "
-                    "its epochs; only a run with --rate_schedule=constant can go on"
-                )
-    return ""
-
-
-def _rates(
-    config: RunConfig, phases: Sequence[Phase], part: int
-) -> list[tuple[bool, tuple[int, int] | None]]:
-    """Returns what a part's rate depends on in each of its own epochs, besides unchanged settings.
-
-    That is: whether it is the finetune rate, and of a cosine its first and last epoch.
-    """
-    end = last = epochs_training(part, phases)
-    if config.train.finetune_learning_rates(config.model.num_parts) is not None:
-        end = epochs_training(part, phases[: config.train.part_epochs])
-    spans = [(False, (0, end))] * end + [(True, (end, last))] * (last - end)
-    is_cosine = config.train.rate_schedule == "cosine"
-    return [(is_finetune, span if is_cosine else None) for is_finetune, span in spans]

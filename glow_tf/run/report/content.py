@@ -7,7 +7,7 @@ import dataclasses
 import math
 import pathlib
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glow_tf import presets
@@ -21,14 +21,6 @@ from glow_tf.run.files.flags_file import NAME as FLAGS
 from glow_tf.run.files.flags_file import read_config
 from glow_tf.run.files.workdir import read_summary
 from glow_tf.run.tables import bpd_text
-
-SPLITS = {"train": "to train", "validation": "held out to choose the best epoch", "test": "to test"}
-SCHEDULES = {
-    "end_to_end": "all parts end to end",
-    "sequential": "one part after the other",
-    "alternating": "one part each, in turn",
-    "simultaneous": "all parts at the same time, each on its own objective",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +36,6 @@ class RunContent:
     best_epoch: int | None  # on validation images; None if there are none
     summary: Mapping[str, Any]  # of a run that has ended with these rows; otherwise empty
     stopped: str = ""  # why the run stopped before its end, if it said so
-    # `split`, `count` (of images), and `usual` and `unusual`: images with bits, a name, and a PNG in base64
-    # each; empty if none were scored.
-    scored: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def planned(self) -> int:
@@ -76,13 +65,10 @@ class RunContent:
         return found
 
 
-def read_run(folder: pathlib.Path, stopped: str = "", scored: Mapping[str, Any] | None = None) -> RunContent:
+def read_run(folder: pathlib.Path, stopped: str = "") -> RunContent:
     """Reads a workdir; ConfigError if it is none, OSError if a file of it is damaged.
 
-    Args:
-      folder: the workdir.
-      stopped: why the run stopped before its end.
-      scored: what `scored_images` returns.
+    `stopped` says why the run stopped before its end.
     """
     config, checkpoints = read_config(folder), folder / "checkpoints"
     columns = history.history_columns(config.model.num_parts, bool(config.data.validation_examples))
@@ -106,8 +92,15 @@ def read_run(folder: pathlib.Path, stopped: str = "", scored: Mapping[str, Any] 
         best,
         summary if summary.get("epochs") == len(rows) else {},  # it has gone on since
         stopped,
-        scored or {},
     )
+
+
+def images(run: RunContent) -> str:
+    """Says which images a run has, as far as that is known."""
+    shape = f" of {'×'.join(map(str, run.model.image_shape))}" if run.model else ""
+    splits = [split for split in ("train", "validation", "test") if run.counts.get(split)]
+    counts = ", ".join(f"{run.counts[split]:,} for {split}" for split in splits)
+    return f"Images{shape} from {run.config.data.dataset}{': ' if counts else ''}{counts}."
 
 
 def result(run: RunContent) -> str:
@@ -124,53 +117,6 @@ def result(run: RunContent) -> str:
     took = f"{duration(float(run.rows[-1]['total_seconds']))} of training" if run.rows else "no training"
     start = f" The untouched start has {float(run.untouched['test_bpd']):.4f}." if run.untouched else ""
     return f"Test {score} bits/dim {of}".rstrip() + f", after {epochs} and {took}. Less is better.{start}"
-
-
-def settings(run: RunContent) -> list[str]:
-    """Returns sentences about the images, the model and its training."""
-    return [_images(run), _model(run), *_training(run)]
-
-
-def _images(run: RunContent) -> str:
-    data = run.config.data
-    shape = f" of {'×'.join(map(str, run.model.image_shape))}" if run.model else ""
-    found = [f"{run.counts[split]:,} {use}" for split, use in SPLITS.items() if run.counts.get(split)]
-    counts = f": {_joined(found)}" if found else ""
-    notes = [] if run.config.model.is_real else [f"{run.config.model.bits} bits per value"]
-    notes += [f"augmented ({data.augment})"] if data.augment != "none" else []
-    notes += [f"trained on squares of {data.crop}×{data.crop}"] if data.crop else []
-    return f"Images{shape} from {data.dataset}{counts}; {', '.join(notes) or 'real numbers'}."
-
-
-def _model(run: RunContent) -> str:
-    model = run.model or run.config.model
-    counts, parts = model.design.flow_step_counts(model), model.num_parts
-    numbers = f"{_joined(map(str, counts))} flow steps"
-    if model.design.separable:
-        cut = f"made of {parts} levels, of {numbers}"
-    else:
-        cut = f"a Glow of {counted(model.num_blocks, 'block')}, " + (
-            f"in {parts} parts of {numbers}" if parts > 1 else numbers
-        )
-    count = f" and {run.summary['parameters']:,} parameters" if run.summary.get("parameters") else ""
-    return f"The model is {cut}, of width {model.width}, with {model.coupling} couplings{count}."
-
-
-def _training(run: RunContent) -> list[str]:
-    train = run.config.train
-    phases = []
-    if train.part_epochs:
-        phases.append(f"{counted(train.part_epochs, 'epoch')} ({SCHEDULES[train.schedule]})")
-    if train.finetune_epochs:
-        phases.append(f"{counted(train.finetune_epochs, 'epoch')} ({SCHEDULES['end_to_end']})")
-    how = f"{train.optimizer} with a rate of {train.learning_rate}"
-    how += ", which follows the model's size" if train.rate_scaling == "size" else ""
-    how += f", {train.rate_schedule}, after {train.warmup_steps} steps of warm-up"
-    only = f", of part {train.only_part} alone" if train.only_part else ""
-    planned = f"Planned: {', then '.join(phases)}{only}, in batches of {train.batch_size}."
-    found = [planned, f"Optimizer: {how}."]
-    start = [f"It started from the model {run.config.init_from}."] if run.config.init_from else []
-    return [*start, *found]
 
 
 def time_and_memory(run: RunContent) -> list[str]:
@@ -196,11 +142,6 @@ def time_and_memory(run: RunContent) -> list[str]:
 def command(run: RunContent) -> str:
     """Returns the command that repeats a run in another workdir."""
     return shlex.join(["glow-tf", "train", f"--flagfile={run.folder / FLAGS}", "--workdir=ANOTHER"])
-
-
-def _joined(texts: Iterable[str]) -> str:
-    *others, last = texts
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def counted(number: int, what: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import io
 import pathlib
 from collections.abc import Sequence
@@ -35,13 +33,11 @@ def run_page(run: RunContent) -> bytes:
         _what_went_wrong(run.troubles()),
         html_page.section(
             "Settings",
-            html_page.items(content.settings(run)),
-            html_page.folded("All settings", html_page.code(flags)),
+            html_page.paragraph(content.images(run)),
+            html_page.folded("All flags", html_page.code(flags)),
         ),
         html_page.section("Curves", html_page.side_by_side(_charts(run), "charts")),
         _samples("Samples over time", [(_epoch(epoch), data) for epoch, data in _strips(run)]),
-        _scored(run, "unusual", "least usual", "most"),
-        _scored(run, "usual", "most usual", "fewest"),
         html_page.section("Time and memory", html_page.items(content.time_and_memory(run))),
         html_page.section("To repeat it", html_page.code(content.command(run))),
     )
@@ -129,17 +125,3 @@ def _samples(heading: str, strips: Sequence[tuple[str, bytes]]) -> str:
     shown = [html_page.picture(data, html_page.PNG, f"Samples: {name}", name) for name, data in strips]
     note = html_page.paragraph(STRIP_NOTE, "notes") if shown else ""
     return html_page.section(heading, note, html_page.side_by_side(shown, "strip"))
-
-
-def _scored(run: RunContent, which: str, name: str, number: str) -> str:
-    """Returns images that were scored, as the run kept them; nothing if their file is not sound."""
-    with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError):
-        shown = []
-        for image in run.scored[which]:
-            data, bits = base64.b64decode(image["png"]), f"{image['bits']:.2f} bits/dim"
-            shown.append(html_page.picture(data, html_page.PNG, "", str(image["name"]), bits))
-        split = "held-out" if run.scored["split"] == "validation" else "test"
-        note = f"Among {run.scored['count']} {split} images, these need the {number} bits." if shown else ""
-        pictures = html_page.side_by_side(shown, "pictures")
-        return html_page.section(f"The {name} images", html_page.paragraph(note, "notes"), pictures)
-    return ""

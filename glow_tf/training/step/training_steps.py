@@ -15,7 +15,7 @@ from glow_tf.layout.schedule import Phase, phase_of_epoch
 from glow_tf.training.feed import inputs
 from glow_tf.training.feed.batch import Batch, Dataset, entering, filled_up, noise_of_step
 from glow_tf.training.optim.optimizers import Optimizers, check_rates, count_steps, steps_made
-from glow_tf.training.options import CompileOptions, warn_of_late_priors
+from glow_tf.training.options import CompileOptions
 from glow_tf.training.step.forward_pass import ForwardPass
 from glow_tf.training.step.gradients import OneTape, StepGradients, TapePerPart
 from glow_tf.training.step.objective import PriorObjective
@@ -105,7 +105,6 @@ class TrainingSteps:
             num_parts, epochs = len(self._optimizers), range(first, arguments["epochs"])
             of_epochs = (phase_of_epoch(phases, epoch, num_parts) for epoch in epochs)
             check_rates(self._optimizers, of_epochs, in_epoch)
-        warn_of_late_priors(self._forward, phases[first:], self._optimizers)
 
     def begin_batch(self) -> None:
         """Checks that one step can be made alone: ConfigError where it has no rate."""
