@@ -3,7 +3,7 @@
     packages="breeze-wallpaper budgie-backgrounds gnome-backgrounds lomiri-wallpapers lomiri-wallpapers-16.04
               lomiri-wallpapers-20.04 mate-backgrounds ukui-wallpapers plasma-workspace-wallpapers
               tuxpaint-data gcompris-qt-data"                                                # of Debian 13
-    apt-get download $packages
+    apt-get download $packages; mkdir pictures
     for package in *.deb; do dpkg -x "$package" "pictures/${package%%_*}"; done
     python -m lab.prior_pictures --pictures=pictures --output=runs/prior_pictures
 

@@ -18,7 +18,7 @@ from glow_tf.commands import model_flags
 
 def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("workdirs", [], "The workdirs of the runs, comma-separated.", flag_values=values)
-    flags.DEFINE_string("output", "", "The folder of the preset to write.", flag_values=values)
+    model_flags.define_output(values, output="")
     flags.DEFINE_enum(
         "weights_dtype", "float32", ("float16", "float32"), "How weights are kept.", flag_values=values
     )

@@ -12,7 +12,7 @@ the pixel that it stands for.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +36,6 @@ def define(values: flags.FlagValues) -> None:
         values,
         factor=(2, "How many times as large: a power of two."),
         temperature=(["0"], "Of the details that are drawn; 0: the likeliest ones."),
-        overwrite=(False, "The output's folder may hold files; those of the same names are replaced."),
     )
 
 
@@ -44,8 +43,9 @@ def main(values: flags.FlagValues, paths: Sequence[str]) -> None:
     temperature, factor = model_flags.float_of(values, "temperature", lowest=0), values.factor
     names = _named(paths)
     places = {path: place for place, path in enumerate(names)}  # of which the seeds are
-    folder = _folder(values, paths)
+    folder = model_flags.output_folder(values, inputs=paths)
     sizes = _by_size(names)
+    from glow_tf.core.durable_files import held
     from glow_tf.run import pictures
     from glow_tf.use import upscale
     from glow_tf.use.images import check_needed
@@ -58,15 +58,20 @@ def main(values: flags.FlagValues, paths: Sequence[str]) -> None:
         check_needed(glow, [factor * side for side in size], own[0], "take a smaller factor")
         if channels > glow.image_shape[-1]:
             raise ConfigError(f"the model is for grey photographs. Received: {own[0]}, which has colours")
-    for (height, width, _), own in sizes.items():
-        count = max(1, PIXELS // (factor**2 * height * width))
-        for some in (own[start : start + count] for start in range(0, len(own), count)):
-            large = upscale(
-                glow, _read(some, glow), temperature, seed_of(values.seed, places[some[0]]), factor=factor
-            )
+    with held(folder):
+        for some in _pieces(sizes, factor):
+            seed = seed_of(values.seed, places[some[0]])
+            large = upscale(glow, _read(some, glow), temperature, seed, factor=factor)
             for path, image in zip(some, large, strict=True):
                 model_flags.write(folder / f"{names[path]}.png", pictures.png(image))
                 print(folder / f"{names[path]}.png", flush=True)
+
+
+def _pieces(sizes: dict[tuple[int, ...], list[str]], factor: int) -> Iterator[list[str]]:
+    """Yields files of one size, as many as are in memory at a time."""
+    for (height, width, _), own in sizes.items():
+        count = max(1, PIXELS // (factor**2 * height * width))
+        yield from (own[start : start + count] for start in range(0, len(own), count))
 
 
 def _named(paths: Sequence[str]) -> dict[str, str]:
@@ -84,24 +89,6 @@ def _named(paths: Sequence[str]) -> dict[str, str]:
     if not found:
         raise ConfigError("enlarge needs photographs, files or folders of them. Received: none")
     return dict(zip(found, model_flags.distinct(found.values()), strict=True))
-
-
-def _folder(values: flags.FlagValues, paths: Sequence[str]) -> pathlib.Path:
-    """Returns the folder of the results; ConfigError if it holds files, or photographs to enlarge."""
-    folder = model_flags.output_folder(values)
-    for path in map(pathlib.Path, paths):
-        inside = folder.resolve().is_relative_to(path.resolve()) if path.is_dir() else False
-        if inside or folder.resolve() == path.resolve().parent:
-            raise ConfigError(
-                f"output must be a folder of its own, not where the photographs are. "
-                f"Received: output={values.output!r}, {str(path)!r}"
-            )
-    if folder.exists() and any(folder.iterdir()) and not values.overwrite:
-        raise ConfigError(
-            "output must be new or empty; with --overwrite files of the same names are replaced. "
-            f"Received: output={values.output!r}, in which there are files"
-        )
-    return folder
 
 
 def _by_size(paths: Sequence[str]) -> dict[tuple[int, ...], list[str]]:

@@ -13,6 +13,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import parsing
+from glow_tf.config import file_of, folder_of
 from glow_tf.core.errors import ConfigError, printable
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ LARGEST = 1e30  # number that a flag may give; beyond, 32 bits overflow
 
 CONDITIONS = "input or label of a folder, label of digits, or a feature of a TFDS data set"
 
+READ = ("dataset", "condition", "model", "calibration")  # flags of what commands read
 # Flags, as `parsing.define` takes them.
 CONDITION = (  # of a command without images
     "",
@@ -40,9 +42,19 @@ WHITE = (
 
 
 def define_model(values: flags.FlagValues, output: str, model: str = "") -> None:
-    """Defines --model and --output, for a command that uses `model_of`."""
+    """Defines --model, and what `define_output` does, for a command that uses `model_of`."""
     kept = "A preset by name, folder or address, the workdir of a run, or a .keras file."
-    parsing.define(values, model=(model, kept), output=(output, "Where the result is written."))
+    parsing.define(values, model=(model, kept))
+    define_output(values, output)
+
+
+def define_output(values: flags.FlagValues, output: str) -> None:
+    """Defines --output and --overwrite, for `output_path` or `output_folder`."""
+    parsing.define(
+        values,
+        output=(output, "Where the result is written: a new file, or a folder that is new or empty."),
+        overwrite=(False, "Replace what is there; of a folder, only files of the same names."),
+    )
 
 
 def define_seed(values: flags.FlagValues) -> None:
@@ -161,40 +173,68 @@ def count_of(values: flags.FlagValues, name: str, lowest: int = 1) -> int:
     return values[name].value
 
 
-def output_path(values: flags.FlagValues, suffix: str) -> pathlib.Path:
-    """Returns the file that --output names; ConfigError if it has another suffix, or cannot be made there."""
+def output_path(values: flags.FlagValues, *suffixes: str) -> pathlib.Path:
+    """Returns the file that --output names, with the first suffix; those with the others are written, too.
+
+    ConfigError if it has another suffix, or one of the files is there without --overwrite, cannot be made, or
+    is among what the command reads.
+    """
     path = pathlib.Path(values.output)
-    if path.suffix.lower() != suffix:
-        raise ConfigError(f"output must be a {suffix} file. Received: output={values.output!r}")
-    check_file(values, "output", path)
+    if path.suffix.lower() != suffixes[0]:
+        raise ConfigError(f"output must be a {suffixes[0]} file. Received: output={values.output!r}")
+    _check_writable("output", path.parent, path)
+    for own in (path.with_suffix(suffix) for suffix in suffixes):
+        if not own.name or own.is_dir():
+            raise ConfigError(f"output must be a file, not a folder. Received: output={str(own)!r}")
+        _check_apart(values, own, [])
+        if own.exists() and not values.overwrite:
+            raise ConfigError(
+                f"output must be new; with --overwrite it is replaced. Received: output={str(own)!r}"
+            )
     return path
 
 
-def output_folder(values: flags.FlagValues, name: str = "output") -> pathlib.Path:
-    """Returns the folder that a flag names; ConfigError if it is a file, or cannot be written."""
+def output_folder(
+    values: flags.FlagValues, name: str = "output", own: str = "", inputs: Iterable[str] = ()
+) -> pathlib.Path:
+    """Returns the folder that a flag names: new, empty, or one with the file `own` of an earlier call.
+
+    ConfigError if it holds something else without --overwrite, is a file, cannot be written, or is where the
+    command reads: what its flags name, and `inputs`.
+    """
     path = pathlib.Path(values[name].value)
     if not path.name or os.path.isfile(path):  # unlike Path.is_file, at any name
         raise ConfigError(f"{name} must be a folder with a name. Received: {name}={values[name].value!r}")
     _check_writable(name, path, path)
+    _check_apart(values, path, inputs, name)
+    is_own = bool(own) and (path / own).is_file()
+    if path.exists() and any(path.iterdir()) and not (values.overwrite or is_own):
+        raise ConfigError(
+            f"{name} must be new or empty; with --overwrite files of the same names are replaced. "
+            f"Received: {name}={str(path)!r}, in which there are files"
+        )
     return path
 
 
-def check_file(values: flags.FlagValues, name: str, path: pathlib.Path) -> None:
-    """Raises ConfigError unless a file that a flag asks for can be written, as far as that can be known.
+def _check_apart(
+    values: flags.FlagValues, output: pathlib.Path, inputs: Iterable[str], name: str = "output"
+) -> None:
+    """Raises ConfigError if an output is what the command reads, or lies in a folder of images that it reads.
 
-    One that another flag names is not to be written: it is what the command reads.
+    There it would be one of them the next time.
     """
-    _check_writable(name, path.parent, path)
-    if not path.name or path.is_dir():
-        raise ConfigError(f"{name} must be a file, not a folder. Received: {name}={str(path)!r}")
-    for other in sorted(set(values) - {name}):
-        value = str(values[other].value)
-        for read in map(os.path.expanduser, (value, value.partition(":")[2])):  # such as file:PATH.npy
-            if os.path.isfile(read) and path.exists() and os.path.samefile(read, path):
-                raise ConfigError(
-                    f"{name} would overwrite {path}, which another flag names. "
-                    f"Received: {name}={values[name].value!r}, {other}={value!r}"
-                )
+    given = {other: str(values[other].value) for other in READ if other in values and other != name}
+    dataset = given.pop("dataset", "")
+    folders = [str(folder_of(dataset) or file_of(dataset) or ""), given.get("condition", ""), *inputs]
+    output = pathlib.Path(os.path.realpath(output))
+    for read in filter(None, (*folders, *given.values())):
+        place = pathlib.Path(os.path.realpath(os.path.expanduser(read)))
+        inside = read in folders and place.is_dir() and output.is_relative_to(place)
+        if inside or output in (place, place.is_file() and place.parent):
+            raise ConfigError(
+                f"{name} must not be what is read, nor lie in a folder of it. "
+                f"Received: {name}={values[name].value!r}, {read!r}"
+            )
 
 
 def _check_writable(name: str, folder: pathlib.Path, received: pathlib.Path) -> None:
@@ -240,8 +280,7 @@ def picture_writer(values: flags.FlagValues) -> Callable[[np.ndarray], None]:
     Real data, 16 bits, and other channels than one or three make no picture, and are written as .npy alone.
     Call it before any time is spent: ConfigError if --output or --white cannot be.
     """
-    path, white = output_path(values, ".png"), white_of(values)
-    check_file(values, "output", path.with_suffix(".npy"))
+    path, white = output_path(values, ".png", ".npy"), white_of(values)
 
     def write_rows(rows: np.ndarray) -> None:
         from glow_tf.run import pictures

@@ -17,11 +17,11 @@ from glow_tf.presets.files import WEIGHTS_DTYPES
 
 
 def define(values: flags.FlagValues) -> None:
+    model_flags.define_output(values, output="")
     parsing.define(
         values,
         workdir=("", "The finished run."),
         data_dir=("", "TFDS's data_dir; empty: the run's."),
-        output=("", "The folder to write."),
         title=("", "Of the card; empty: the folder's name."),
         command=("", "That made the run, for the card; empty: the one that its settings make."),
         limits=("", "For the card: what the model is not good for."),

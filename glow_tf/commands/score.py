@@ -29,13 +29,14 @@ from absl import flags
 from glow_tf.commands import input_flags, model_flags, parsing
 from glow_tf.config import INPUT, TARGET, file_of, folder_of
 from glow_tf.core import html_page
+from glow_tf.core.durable_files import WRITTEN, check_place, replaced_files
 from glow_tf.core.errors import ConfigError, printable
 
 if TYPE_CHECKING:
-    from glow_tf.use import UsedImages
+    from glow_tf.use import NoveltyDetector, UsedImages
 
 ACTIONS = ("fit", "check")
-OF_FIT = ("model", "image_size", "seed")
+FLAGS_OF = {"fit": ("model", "image_size", "seed"), "check": ("output", "worst")}  # those of one action alone
 PRIOR = "photographs"
 TRAINED_ON = (
     "WARNING: the model was trained on some of these images, which it knows before it is tuned on them. "
@@ -88,9 +89,10 @@ def main(values: flags.FlagValues, action: str) -> None:
         raise ConfigError(
             f"false_alarms must be between 0 and 1. Received: false_alarms={values.false_alarms:g}"
         )
-    if typed := [name for name in OF_FIT if action == "check" and values[name].on_command_line]:
+    (other,) = set(ACTIONS) - {action}
+    if typed := [name for name in FLAGS_OF[other] if values[name].on_command_line]:
         raise ConfigError(
-            f"{', '.join(OF_FIT)} are flags of fit; the calibration has them. Received: --{typed[0]}"
+            f"{', '.join(FLAGS_OF[other])} are flags of {other}. Received: {action} --{typed[0]}"
         )
     model_flags.count_of(values, "worst")
     path = pathlib.Path(values.calibration)
@@ -102,9 +104,12 @@ def main(values: flags.FlagValues, action: str) -> None:
 
 
 def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
-    model_flags.output_folder(values, "calibration")
+    model_flags.output_folder(values, "calibration", own="detector.json")
     from glow_tf.use import NoveltyDetector
+    from glow_tf.use.score import kept
     from glow_tf.use.score.features import opened
+
+    check_place(path, "detector", kept.OWN)
 
     network = opened(values.features) if values.features else None
     if network is not None and not values.model:
@@ -193,7 +198,8 @@ def _detector(values: flags.FlagValues, path: pathlib.Path) -> Any:
 def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     from glow_tf.run import pictures
 
-    folder, detector = model_flags.output_folder(values), _detector(values, path)
+    folder = model_flags.output_folder(values, own=WRITTEN)
+    detector = _detector(values, path)
     used = model_flags.images_of(values, detector.models_)
     found = detector.models_(used.images, used.condition)
     scores, heat = detector.score_and_heat_of(found)
@@ -204,37 +210,54 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     rows = [_row(values.false_alarms, *own) for own in each]
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([COLUMNS, *rows])
-    model_flags.write(folder / "scores.csv", table.getvalue().encode(errors="replace"))
     seen = order[: max(flagged.sum(), values.worst)]  # no image that is flagged comes after one that is not
     levels = detector.level_heats_of([own[seen] for own in found])
     levels = levels if len(levels) > 1 else {}  # one is the map itself
-    figures = []
-    for old in (folder / "heat").glob("[0-9]*_*.png"):  # of another check
-        old.unlink()
-    for rank, k in enumerate(seen):
-        maps = [heat[k], *(own[rank] for own in levels.values())]
-        picture = _with_maps(used.images[k], maps, white)
-        if flagged[k]:
-            name = pathlib.PurePath(printable(used.names[k])).with_suffix("").as_posix().replace("/", "_")
-            name = name.encode()[-99:].decode(errors="ignore")  # file systems count bytes
-            model_flags.write(folder / "heat" / f"{rank + 1:04d}_{name}.png", pictures.png(picture))
-        if rank < values.worst:
-            said = used.names[k], f"p = {p_values[k]:.3g}", rows[k][COLUMNS.index("reason")]
-            shown = pictures.png(picture, LARGEST_SHOWN)
-            figures.append(html_page.picture(shown, html_page.PNG, "", *said))
-    least, rate = (math.log10(value) for value in (detector.smallest, values.false_alarms))
-    page = html_page.page(
-        f"The most unusual of {len(used.images)} images",
-        html_page.paragraph(LEGEND.format(", ".join(["the image", "its map", *levels]))),
-        _SLIDER.format(least=least, rate=rate),
-        html_page.side_by_side(figures, "grids"),
-        _SCRIPT.format(p_values=[float(p) for p in p_values[order[: len(figures)]]]),
-    )
-    model_flags.write(folder / "worst.html", page)
+    heats = {k: _name_of_heat(rank, used.names[k]) for rank, k in enumerate(seen) if flagged[k]}
+    with replaced_files(folder, {"scores.csv", "worst.html", *heats.values()}, values.overwrite):
+        model_flags.write(folder / "scores.csv", table.getvalue().encode(errors="replace"))
+        figures = []
+        for rank, k in enumerate(seen):
+            maps = [heat[k], *(own[rank] for own in levels.values())]
+            picture = _with_maps(used.images[k], maps, white)
+            if flagged[k]:
+                model_flags.write(folder / heats[k], pictures.png(picture))
+            if rank < values.worst:
+                said = used.names[k], f"p = {p_values[k]:.3g}", rows[k][COLUMNS.index("reason")]
+                shown = pictures.png(picture, LARGEST_SHOWN)
+                figures.append(html_page.picture(shown, html_page.PNG, "", *said))
+        page = _page(values, detector, len(used.images), figures, [*levels], p_values[order])
+        model_flags.write(folder / "worst.html", page)
     expected = values.false_alarms * len(used.images)
     print(
         f"{flagged.sum()} of {len(used.images)} images are flagged; of images like the good ones, about "
         f"{expected:.{1 if expected < 10 else 0}f} would be. {folder / 'scores.csv'}, {folder / 'worst.html'}"
+    )
+
+
+def _name_of_heat(rank: int, name: str) -> str:
+    """Returns the file of a flagged image and its maps, below the folder of a check."""
+    name = pathlib.PurePath(printable(name)).with_suffix("").as_posix().replace("/", "_")
+    name = name.encode()[-99:].decode(errors="ignore")  # file systems count bytes
+    return f"heat/{rank + 1:04d}_{name}.png"
+
+
+def _page(
+    values: flags.FlagValues,
+    detector: NoveltyDetector,
+    count: int,
+    figures: Sequence[str],
+    levels: Sequence[str],
+    p_values: np.ndarray,
+) -> bytes:
+    """Returns the page of the images that are the most unusual of `count`, whose p-values come first."""
+    least, rate = (math.log10(value) for value in (detector.smallest, values.false_alarms))
+    return html_page.page(
+        f"The most unusual of {count} images",
+        html_page.paragraph(LEGEND.format(", ".join(["the image", "its map", *levels]))),
+        _SLIDER.format(least=least, rate=rate),
+        html_page.side_by_side(figures, "grids"),
+        _SCRIPT.format(p_values=[float(p) for p in p_values[: len(figures)]]),
     )
 
 

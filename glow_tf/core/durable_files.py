@@ -1,6 +1,7 @@
 """Files and folders that are written whole or not at all. Pure Python: no TensorFlow."""
 
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -8,9 +9,13 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Set
 
+import filelock
+
 from glow_tf.core.errors import ConfigError
 
 PATTERN_SIGNS = "[\\"
+WRITTEN = "written.json"  # the list of `replaced_files`
+MOST_BYTES = 2**26  # of it
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\.keras)?")  # a name that `replaced_file` gives first
 
 
@@ -76,6 +81,51 @@ def check_place(folder: pathlib.Path, kind: str, own: Set[str]) -> None:
 
 
 @contextlib.contextmanager
+def held(folder: pathlib.Path) -> Iterator[None]:
+    """Within the context no other process writes a folder; OSError if one does now."""
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder.with_name(f".{folder.name[:40]}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise OSError(f"another process is writing to {folder}.") from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)
+        lock.release()
+
+
+@contextlib.contextmanager
+def replaced_files(folder: pathlib.Path, names: Set[str], overwrite: bool = False) -> Iterator[None]:
+    """Within the context files with these names are written into a folder, which keeps a list of them.
+
+    Those that the list of an earlier call names are replaced or, at the end, removed; no others are touched.
+    ConfigError if others have one of the names, unless `overwrite`; OSError as in `held`.
+    """
+    with held(folder):
+        own, before = folder / WRITTEN, set()
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            before = {str(name) for name in json.loads(own.read_bytes()[:MOST_BYTES])}
+        before = {name for name in before if ".." not in pathlib.PurePath(name).parts and name[:1] != "/"}
+        others = sorted(name for name in names - before if (folder / name).exists())
+        if others and not overwrite:
+            raise ConfigError(
+                "files that were there before are replaced with --overwrite alone. "
+                f"Received: {folder} with {', '.join(others[:3])}"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(own, json.dumps(sorted(before | names)).encode())
+        yield
+        for name in before - names:
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+        write_atomically(own, json.dumps(sorted(names)).encode())
+
+
+@contextlib.contextmanager
 def replaced_folder(folder: pathlib.Path, kind: str, own: Set[str]) -> Iterator[pathlib.Path]:
     """Gives an empty folder to write to, which takes the place of another when the context ends.
 
@@ -85,13 +135,14 @@ def replaced_folder(folder: pathlib.Path, kind: str, own: Set[str]) -> Iterator[
     check_place(folder, kind, own)
     folder = folder.resolve()
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        put_in_place(temporary, folder)
-    finally:
+    with held(folder):
         shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            put_in_place(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:

@@ -5,14 +5,18 @@
 Sets of 32×32 images: squares of the photographs that `prior_pictures.csv` holds out for test (one half of the
 pictures to train on, the other to test), squares of a single one of them (its upper half in ten blocks to
 train on, its lower half to test), drawings likewise, CIFAR-10, and grey pieces of magnetic tiles (Huang et
-al. 2018), at half their size. For each set and number of images three runs: as `glow-tf train` without a
-flagfile does it, from the prior; the same with `--from_scratch`; and a Glow. All hold the same number of
-training images out, and end with their best epoch. Runs whose row is in the CSV are not repeated.
---keep=FOLDER keeps the models, for `lab.benchmarks.unlike`.
+al. 2018), at half their size. For each set and number of images: a run as `glow-tf train` without a flagfile
+does it, from the prior; and levels and a Glow from nothing, with mirror images, of each of --lengths epochs
+and each of --widths. With the first seed all of these are run, with others those that had the fewest bits on
+the images held out. All hold the same number of training images out, and end with their best epoch. Errors
+are over pictures, as squares of one picture are no independent images. Runs whose row is in the CSV are not
+repeated. --keep=FOLDER keeps the models, for `lab.benchmarks.unlike`.
 """
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -20,6 +24,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from absl import flags
@@ -42,8 +47,26 @@ STARTS = {
     "levels": ("--from_scratch",),
     "glow": ("--from_scratch", "--architecture=glow"),
 }
-COLUMNS = ("set", "images", "seed", "start", "test_bpd", "test_bpd_se", "untouched_bpd")
+KEY = ("set", "images", "seed", "start", "length", "width")
+COLUMNS = (*KEY, "validation_bpd", "test_bpd", "test_bpd_se", "pictures", "untouched_bpd")
 COLUMNS += ("best_epoch", "epochs", "training_seconds", "cpu_seconds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """A set: of `train_pictures` and `test_pictures` pictures in turn."""
+
+    train: np.ndarray
+    test: np.ndarray
+    train_pictures: int
+    test_pictures: int
+
+    def mean_and_error(self, bits: np.ndarray) -> tuple[float, str]:
+        """Returns the mean of the test images' bits, and its error over pictures; empty of one picture."""
+        pictures = np.arange(len(bits)) % self.test_pictures
+        means = [bits[pictures == k].mean() for k in range(self.test_pictures)]
+        _, error = mean_and_error(np.array(means))
+        return float(bits.mean()), f"{error:.6f}" if np.isfinite(error) else ""
 
 
 def define(values: flags.FlagValues) -> None:
@@ -56,61 +79,89 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("seeds", ["0"], "Seeds.", **own)
     flags.DEFINE_list("sets", [], "Names of sets; empty: all.", **own)
     flags.DEFINE_list("starts", list(STARTS), "What runs start from.", **own)
+    flags.DEFINE_list("lengths", ["15", "25", "50"], "Epochs of runs from nothing.", **own)
+    flags.DEFINE_list("widths", ["32", "96"], "Widths of runs from nothing.", **own)
     flags.DEFINE_string("output", "prior.csv", "The CSV, to add to.", **own)
     flags.DEFINE_string("keep", "", "Folder for the models, such as photographs_20_0_prior.keras.", **own)
 
 
 def main(values: flags.FlagValues) -> None:
     """Makes the runs one after another, and prints a line for each."""
-    done = measured(values.output, COLUMNS[:4])
-    sets = {name: images for name, images in _sets(values).items() if not values.sets or name in values.sets}
-    untouched = {name: _untouched(test) for name, (_, test, _) in sets.items()}
+    sets = {name: own for name, own in _sets(values).items() if not values.sets or name in values.sets}
+    untouched = {name: _untouched(own.test) for name, own in sets.items()}
     with tempfile.TemporaryDirectory() as folder, added_to(values.output, COLUMNS) as add:
-        for seed in values.seeds:
-            for count in values.images:
-                for name, (train, test, pictures) in sets.items():
-                    # Picture by picture, so that those held out are the last pictures'.
-                    order = np.argsort(np.arange(int(count)) % pictures, kind="stable")
-                    for start in values.starts:
-                        if (name, count, seed, start) not in done:
-                            kept = values.keep and f"{values.keep}/{name}_{count}_{seed}_{start}.keras"
-                            row = _run(pathlib.Path(folder), train[order], test, start, int(seed), kept)
-                            row = {"set": name, "images": count, "seed": seed, "start": start} | row
-                            row["untouched_bpd"] = untouched[name]
-                            add(row)
-                            print(*row.values(), flush=True)
+        cells = itertools.product(values.images, values.seeds, sets.items(), values.starts)
+        for count, seed, (name, own), start in cells:
+            # Picture by picture, so that those held out are the last pictures'.
+            order = np.argsort(np.arange(int(count)) % own.train_pictures, kind="stable")
+            for length, width in _variants(values, name, count, seed, start):
+                key = dict(zip(KEY, (name, count, seed, start, length, width), strict=True))
+                if tuple(key.values()) in measured(values.output, KEY):
+                    continue
+                kept = values.keep and f"{values.keep}/{'_'.join(filter(None, key.values()))}.keras"
+                row = key | _run(pathlib.Path(folder), own.train[order], own, key, kept)
+                add(row | {"untouched_bpd": untouched[name]})
+                print(*row.values(), flush=True)
+
+
+def _variants(
+    values: flags.FlagValues, name: str, count: str, seed: str, start: str
+) -> list[tuple[str, str]]:
+    """Returns lengths and widths of the runs of a cell; with the first seed all, then the best of these."""
+    if start == "prior":
+        return [("", "")]
+    if seed == values.seeds[0]:
+        return list(itertools.product(values.lengths, values.widths))
+    with open(values.output, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["seed"] == values.seeds[0]]
+    best = best_of(row for row in rows if (row["set"], row["images"], row["start"]) == (name, count, start))
+    return [(best["length"], best["width"])]
+
+
+def best_of(rows: Iterable[Mapping[str, str]]) -> Mapping[str, str]:
+    """Returns the row of the fewest bits on the images held out."""
+    return min(rows, key=lambda row: float(row["validation_bpd"]))
 
 
 def _run(
-    folder: pathlib.Path, train: np.ndarray, test: np.ndarray, start: str, seed: int, kept: str
+    folder: pathlib.Path, train: np.ndarray, own: Images, key: Mapping[str, str], kept: str
 ) -> dict[str, object]:
     """Trains in a process of its own, and returns the cells of a row."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         # The benchmark itself tests, at the end: each of the run's epochs would test all images.
-        for part, images in (("train", train), ("test", test[:8])):
+        for part, images in (("train", train), ("test", own.test[:8])):
             (pathlib.Path(place) / "images" / part).mkdir(parents=True)
             for k, image in enumerate(images):
                 Image.fromarray(image.squeeze()).save(pathlib.Path(place) / "images" / part / f"{k:05d}.png")
         workdir = pathlib.Path(place) / "run"
         held_out = f"--validation_examples={suited.held_out(len(train))}"
         command = [sys.executable, "-m", "glow_tf.commands", "train", f"--dataset=folder:{place}/images"]
-        command += [f"--workdir={workdir}", f"--seed={seed}", "--noexport", "--notensorboard", held_out]
+        command += [
+            f"--workdir={workdir}",
+            f"--seed={key['seed']}",
+            "--noexport",
+            "--notensorboard",
+            held_out,
+        ]
+        command += ["--sample_every=0", "--streams=1", *STARTS[key["start"]]]
+        if key["length"]:
+            command += [f"--part_epochs={key['length']}", f"--width={key['width']}", "--augment=flip"]
         before = _cpu_seconds()
-        subprocess.run(
-            [*command, "--sample_every=0", "--streams=1", *STARTS[start]],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         taken = round(_cpu_seconds() - before, 1)
         summary = json.loads((workdir / "summary.json").read_text())
+        with (workdir / "history.csv").open(newline="") as file:
+            validation = min(float(row["validation_bpd"]) for row in csv.DictReader(file))
+        if "untouched" in summary:
+            validation = min(validation, summary["untouched"]["validation_bpd"])
         model = load(str(workdir))
-        bits, error = mean_and_error(evaluate(model, test).per_image)
+        bits, error = own.mean_and_error(evaluate(model, own.test).per_image)
         if kept:
             pathlib.Path(kept).parent.mkdir(parents=True, exist_ok=True)
             model.save(kept)
-    cells = {"test_bpd": f"{bits:.6f}", "test_bpd_se": f"{error:.6f}", "best_epoch": summary["best_epoch"]}
-    cells |= {"epochs": summary["epochs"], "training_seconds": round(summary["total_seconds"], 1)}
-    return cells | {"cpu_seconds": taken}
+    cells = {"validation_bpd": f"{validation:.6f}", "test_bpd": f"{bits:.6f}", "test_bpd_se": error}
+    cells |= {"pictures": own.test_pictures, "best_epoch": summary["best_epoch"], "epochs": summary["epochs"]}
+    return cells | {"training_seconds": round(summary["total_seconds"], 1), "cpu_seconds": taken}
 
 
 def _untouched(test: np.ndarray) -> str:
@@ -125,8 +176,8 @@ def _cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _sets(values: flags.FlagValues) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
-    """Returns each set's training and test images, uint8 [N, 32, 32, 1 or 3], and of how many pictures."""
+def _sets(values: flags.FlagValues) -> dict[str, Images]:
+    """Returns each set's images, uint8 [N, 32, 32, 1 or 3]."""
     most = max(map(int, values.images))
     kinds: dict[str, list[np.ndarray]] = {}
     for kind, pictures in held_out(pathlib.Path(values.pictures)).items():
@@ -143,7 +194,7 @@ def _sets(values: flags.FlagValues) -> dict[str, tuple[np.ndarray, np.ndarray, i
     sets["one texture"] = _set(blocks, [single[half:]], most)
     if values.data_dir:
         cifar = data.load(DataConfig("cifar10", values.data_dir, train_examples=most, test_examples=TEST))
-        sets["cifar10"] = cifar.train, cifar.test, 1
+        sets["cifar10"] = Images(cifar.train, cifar.test, 1, len(cifar.test))
     if values.tiles:
         paths = sorted(pathlib.Path(values.tiles).glob("free/*.jpg"))
         tiles = [np.asarray(Image.open(path).convert("L").reduce(2))[..., np.newaxis] for path in paths]
@@ -152,9 +203,9 @@ def _sets(values: flags.FlagValues) -> dict[str, tuple[np.ndarray, np.ndarray, i
     return sets
 
 
-def _set(train: list[np.ndarray], test: list[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray, int]:
+def _set(train: list[np.ndarray], test: list[np.ndarray], most: int) -> Images:
     train, test = ([image for image in own if min(image.shape[:2]) >= SIDE] for own in (train, test))
-    return _squares(train, most), _squares(test, TEST), len(train)
+    return Images(_squares(train, most), _squares(test, TEST), len(train), len(test))
 
 
 def _squares(images: list[np.ndarray], count: int) -> np.ndarray:

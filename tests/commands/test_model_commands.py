@@ -95,7 +95,7 @@ def test_a_single_image_has_no_error(here, capsys):
 def test_an_export_replaces_no_other_folder(here, capsys):
     (here / "thesis").mkdir()
     (here / "thesis" / "thesis.txt").write_text("mine")
-    assert run("export", "--output=thesis") == 1
+    assert run("export", "--output=thesis", "--overwrite") == 1
     assert "must be empty, or hold a SavedModel and nothing else" in capsys.readouterr().err
     assert (here / "thesis" / "thesis.txt").read_text() == "mine"
 
@@ -103,7 +103,7 @@ def test_an_export_replaces_no_other_folder(here, capsys):
 def test_a_preset_is_found_by_name_beside_a_folder_of_that_name(here, capsys):
     (here / "digits").mkdir()
     assert run("sample", "--num=2") == 0
-    assert run("sample", model="") == 1
+    assert run("sample", "--output=other.png", model="") == 1
     assert "model must name a preset" in capsys.readouterr().err
 
 
@@ -166,14 +166,14 @@ def test_a_finished_run_becomes_a_preset(here, capsys, eager):
     data.write_text(json.dumps({**json.loads(data.read_text()), "test images": "31 (checksum 0)"}))
     assert cli.run("preset", ["--workdir=run", "--output=other"]) == 1
     assert "removed or changed: test images=31" in capsys.readouterr().err
-    assert cli.run("preset", ["--workdir=absent", "--output=mine"]) == 1
+    assert cli.run("preset", ["--workdir=absent", "--output=mine", "--overwrite"]) == 1
     assert "a run's workdir must have" in capsys.readouterr().err
     for damage, message in (
         (json.dumps({**summary, "epochs": 2}), "with 2 of 1 epochs in its summary"),
         ("{", "is damaged"),
     ):
         (here / "run" / "summary.json").write_text(damage)
-        assert cli.run("preset", ["--workdir=run", "--output=mine"]) == 1
+        assert cli.run("preset", ["--workdir=run", "--output=mine", "--overwrite"]) == 1
         assert message in capsys.readouterr().err
 
 

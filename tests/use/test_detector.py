@@ -398,5 +398,5 @@ def test_a_second_check_leaves_no_maps_of_the_first(folder):
 def test_flags_of_fit_are_refused_by_check(folder, capsys):
     for flag in ("--image_size=64", "--model=digits"):
         assert run("check", "--dataset=folder:odd", flag) == 1
-        said = f"are flags of fit; the calibration has them. Received: {flag.partition('=')[0]}"
+        said = f"are flags of fit. Received: check {flag.partition('=')[0]}"
         assert said in capsys.readouterr().err

@@ -161,10 +161,16 @@ def test_nothing_is_made_where_photographs_are_bad_or_the_output_is_in_use(photo
         (("absent.jpg",), "absent.jpg: "),
         (("empty",), "a folder must have photographs. Received: 'empty'"),
         ((), "enlarge needs photographs, files or folders of them. Received: none"),
-        (("in/deep", "--output=in/deep"), "output must be a folder of its own"),
-        (("in", "--output=in/deep/large"), "output must be a folder of its own"),
-        (("a.png", "--output=../" + photos.name), "output must be a folder of its own"),
-        (("in/deep/a.png", "--output=in/deep", "--overwrite"), "output must be a folder of its own"),
+        (("in/deep", "--output=in/deep"), "output must not be what is read, nor lie in a folder of it"),
+        (("in", "--output=in/deep/large"), "output must not be what is read, nor lie in a folder of it"),
+        (
+            ("a.png", "--output=../" + photos.name),
+            "output must not be what is read, nor lie in a folder of it",
+        ),
+        (
+            ("in/deep/a.png", "--output=in/deep", "--overwrite"),
+            "output must not be what is read, nor lie in a folder of it",
+        ),
         (("a.png", "--output=thesis"), "output must be new or empty; with --overwrite"),
         (("a.png", "--output=a.png"), "output must be a folder with a name"),
     ):
