@@ -5,7 +5,6 @@ import tensorflow as tf
 
 from glow_tf.architectures import Architecture
 from glow_tf.bijectors import Bijector, GaussianPrior, Squeeze, Transform
-from glow_tf.config.notations import Cuts
 from glow_tf.layout.partition import PartLayout, flow_step_elements
 
 register = keras.saving.register_keras_serializable(package="own")
@@ -108,7 +107,7 @@ class OneScale(Architecture):
 
     def cuts(self, config):
         half = config.flow_steps // 2
-        return Cuts((half, config.flow_steps - half))
+        return half, config.flow_steps - half
 
     def widths(self, config):
         return (config.width,) * 2
@@ -120,7 +119,7 @@ class OneScale(Architecture):
         height, width, channels = config.image_shape
         size = (height // 2, width // 2, 4 * channels)
         steps = flow_step_elements(config, 1, config.flow_steps, size, config.width)
-        first = self.cuts(config).counts[0]
+        first = self.cuts(config)[0]
         return PartLayout(tuple(steps[:first]), size), PartLayout(tuple(steps[first:]), size)
 
     def steps_in_series(self, config, k):

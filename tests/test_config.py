@@ -247,7 +247,6 @@ SAME = {
     "one part": (ModelConfig, {"parts": 1}, {"parts": "1"}),
     "counts": (ModelConfig, {"parts": (16, 80)}, {"parts": "16,80"}),
     "NumPy counts": (ModelConfig, {"parts": np.array([16, 80])}, {"parts": "16,80"}),
-    "NumPy number of parts": (ModelConfig, {"parts": np.int64(3)}, {"parts": "balanced:3"}),
     "shape": (ModelConfig, {"image_shape": np.array([8, 8, 1])}, {"image_shape": (8, 8, 1)}),
     "path": (DataConfig, {"data_dir": pathlib.Path("a/b")}, {"data_dir": "a/b"}),
     "devices": (
@@ -269,16 +268,8 @@ def test_python_values_become_what_the_flag_would_be(make, python, flag):
     assert dataclasses.replace(config) == config
 
 
-def test_parts_as_one_integer_is_how_many_parts_there_are():
-    for number in (1, 2, 3, np.int64(4)):
-        assert ModelConfig(num_blocks=2, flow_steps=2, parts=number).num_parts == number
-    for number in (0, -1, 5):
-        with pytest.raises(ConfigError, match="Received: parts="):
-            ModelConfig(num_blocks=2, flow_steps=2, parts=number)
-
-
 def test_parts_as_text_of_one_number_says_how_to_write_a_number_of_parts():
-    with pytest.raises(ConfigError, match=r"for 3 parts write balanced:3 or by_block:3 or across_block:3"):
+    with pytest.raises(ConfigError, match=r"for 3 parts there is across_block:3"):
         ModelConfig(parts="3")
 
 

@@ -32,7 +32,7 @@ settings.register_profile(
 )
 settings.load_profile("glow_tf")
 
-WORDS = ("flow", "by_block", "across_block", "balanced", "tanh", "sigmoid", "learned", "folder", "nan", "inf")
+WORDS = ("flow", "by_block", "across_block", "tanh", "sigmoid", "learned", "folder", "nan", "inf")
 # Texts near those that have a meaning: words, numbers and signs of the notations in any order.
 NEAR = st.lists(
     st.one_of(
@@ -98,15 +98,6 @@ def test_parts_hold_the_flow_in_order_wherever_it_is_cut(model):
 def test_every_part_has_the_flow_steps_that_the_notation_gives_it(model):
     counts = [layout.flow_steps for layout in part_layouts(ModelConfig(**model))]
     assert counts == list(map(int, model["parts"].split(",")))
-
-
-@given(models())
-def test_balanced_parts_are_at_most_as_costly_as_any_others_of_their_number(model):
-    parts = len(model["parts"].split(","))
-    costliest = max(layout.forward_macs for layout in part_layouts(ModelConfig(**model)))
-    balanced = part_layouts(ModelConfig(**model | {"parts": f"balanced:{parts}"}))
-    assert len(balanced) == parts
-    assert max(layout.forward_macs for layout in balanced) <= costliest
 
 
 @given(models(), st.integers(1, 64), st.integers(1, 8))
@@ -180,7 +171,6 @@ def test_a_cache_never_makes_an_epoch_dearer(model, epochs):
 @pytest.mark.parametrize("notation", READERS)
 @given(text=TEXTS)
 @example(text="flow:8x2")
-@example(text="balanced:2@1,1")
 @example(text="tanh:1")
 def test_a_notation_is_read_or_refused_with_what_was_received(notation, text):
     assert is_fine_or_names(["Received"], lambda: READERS[notation](text))

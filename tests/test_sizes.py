@@ -230,7 +230,7 @@ def test_what_has_one_size_alone_says_why(own):
 
 
 def test_a_glow_has_other_sizes_that_halve_as_often(eager):
-    own = small_glow(parts="balanced:2")
+    own = small_glow(parts="by_block:2")
     own.initialize(images_of((8, 8, 1), 16))
     glow = own.resized((16, 8, 1))
     for part, source in zip(glow.parts, own.parts, strict=True):

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from glow_tf.config.choices import ARCHITECTURES
-from glow_tf.config.notations import Cuts
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.lazy import imported
 from glow_tf.layout.partition import Element, PartLayout
@@ -58,8 +57,8 @@ class Architecture(abc.ABC):
     # How an image becomes parts
 
     @abc.abstractmethod
-    def cuts(self, config: ModelConfig) -> Cuts:
-        """Returns where the flow is cut, as far as the settings say it; ConfigError if they do not fit."""
+    def cuts(self, config: ModelConfig) -> tuple[int, ...]:
+        """Returns the flow steps of each part; ConfigError if the settings do not fit."""
 
     @abc.abstractmethod
     def widths(self, config: ModelConfig) -> tuple[int, ...]:
@@ -76,10 +75,6 @@ class Architecture(abc.ABC):
     def least_side(self, config: ModelConfig) -> int:
         """Returns the least height or width of an image."""
         return 1
-
-    def flow_step_counts(self, config: ModelConfig) -> tuple[int, ...]:
-        """Returns the flow steps of each part."""
-        return self.cuts(config).counts
 
     @abc.abstractmethod
     def steps_in_series(self, config: ModelConfig, k: int) -> int:

@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from glow_tf.architectures.architecture import Architecture
-from glow_tf.config.notations import Cuts, read_cuts, read_local_prior
+from glow_tf.config.notations import read_cuts, read_local_prior
 from glow_tf.core.errors import ConfigError
 from glow_tf.layout.partition import (
     Element,
     PartLayout,
-    balanced_counts,
     flow_step_elements,
     is_given_vectors,
 )
@@ -36,7 +35,7 @@ class MultiScale(Architecture):
     name = "a Glow"
     settings = ("parts", "local_prior")
 
-    def cuts(self, config: ModelConfig) -> Cuts:
+    def cuts(self, config: ModelConfig) -> tuple[int, ...]:
         return read_cuts(config.parts, config.num_blocks, config.flow_steps)
 
     def widths(self, config: ModelConfig) -> tuple[int, ...]:
@@ -46,16 +45,6 @@ class MultiScale(Architecture):
         # The last block halves a side where that is even by then, and none does where a side is 1.
         return 0 if min(size) == 1 else config.num_blocks - 1
 
-    def flow_step_counts(self, config: ModelConfig) -> tuple[int, ...]:
-        cuts = self.cuts(config)
-        if cuts.counts:
-            return cuts.counts
-        elements = _elements(config)
-        ends = _ends_of_steps(elements)
-        costs = [sum(e.macs for e in elements[a:b]) for a, b in itertools.pairwise(ends)]
-        heads = [sum(e.macs for e in head) for head in _heads(config, range(len(ends)))]
-        return balanced_counts(costs, cuts.balanced, heads)
-
     def steps_in_series(self, config: ModelConfig, k: int) -> int:
         return config.num_blocks * config.flow_steps
 
@@ -63,7 +52,7 @@ class MultiScale(Architecture):
         return (step.block - 1) * config.flow_steps + step.step
 
     def layouts(self, config: ModelConfig) -> tuple[PartLayout, ...]:
-        cuts = list(itertools.accumulate(self.flow_step_counts(config)))
+        cuts = list(itertools.accumulate(self.cuts(config)))
         elements, heads = _elements(config), _heads(config, cuts)
         ends = _ends_of_steps(elements)
         return tuple(
@@ -81,8 +70,7 @@ class MultiScale(Architecture):
                 f"the sides of this Glow's images differ from {own} by multiples of {step}. "
                 f"Received: image_shape={image_shape}"
             )
-        parts = ",".join(map(str, self.flow_step_counts(config)))  # `balanced` may cut elsewhere
-        return dataclasses.replace(config, image_shape=image_shape, parts=parts), (*range(config.num_parts),)
+        return dataclasses.replace(config, image_shape=image_shape), (*range(config.num_parts),)
 
     def bijectors(self, layout: PartLayout, config: ModelConfig, dtype: Any) -> list[Bijector]:
         from glow_tf.bijectors import Split

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from glow_tf.architectures.architecture import Architecture
 from glow_tf.config.choices import MOST_BLOCKS
-from glow_tf.config.notations import Cuts, read_level_steps, read_level_widths
+from glow_tf.config.notations import read_level_steps, read_level_widths
 from glow_tf.core.errors import ConfigError
 from glow_tf.layout.partition import Element, PartLayout, flow_step_elements, is_given_vectors, network_macs
 
@@ -41,8 +41,8 @@ class Levels(Architecture):
         if not config.condition_features:
             raise ConfigError("levels need condition_features, which must be 1 or more. Received: 0")
 
-    def cuts(self, config: ModelConfig) -> Cuts:
-        return Cuts(read_level_steps(config.level_steps, config.num_blocks, config.flow_steps))
+    def cuts(self, config: ModelConfig) -> tuple[int, ...]:
+        return read_level_steps(config.level_steps, config.num_blocks, config.flow_steps)
 
     def widths(self, config: ModelConfig) -> tuple[int, ...]:
         return read_level_widths(config.level_widths, config.num_blocks, config.width)
@@ -65,7 +65,7 @@ class Levels(Architecture):
         least = max((min(config.image_shape[:2]) >> config.num_blocks) // 2, 2)
         levels = (min(image_shape[:2]) // least).bit_length() - 1
         levels = min(max(levels, 1), MOST_BLOCKS)
-        (steps, *_, last_steps), (width, *_, last_width) = self.cuts(config).counts, self.widths(config)
+        (steps, *_, last_steps), (width, *_, last_width) = self.cuts(config), self.widths(config)
         squeezes = any(element.kind == "squeeze" for element in self.layouts(config)[-1].elements)
         changed = dataclasses.replace(
             config,
@@ -88,16 +88,16 @@ class Levels(Architecture):
         return level if image_shape == config.image_shape else 0
 
     def steps_in_series(self, config: ModelConfig, k: int) -> int:
-        return self.cuts(config).counts[k]
+        return self.cuts(config)[k]
 
     def place(self, config: ModelConfig, step: Element) -> int:
-        return sum(self.cuts(config).counts[: step.block - 1]) + step.step
+        return sum(self.cuts(config)[: step.block - 1]) + step.step
 
     def layouts(self, config: ModelConfig) -> tuple[PartLayout, ...]:
         height, width, channels = config.image_shape
         features, depth = config.condition_features, config.condition_depth
         given = config.coupling_config.condition_channels
-        *finer, coarsest = zip(self.cuts(config).counts, self.widths(config), strict=True)
+        *finer, coarsest = zip(self.cuts(config), self.widths(config), strict=True)
         layouts = []
         for level, (count, hidden) in enumerate(finer, start=1):
             lines = _lines(level, height, width, channels)
@@ -174,7 +174,7 @@ class Levels(Architecture):
         return {"num_blocks": max(listed.count(","), 1)} if listed and "num_blocks" in unknown else {}
 
     def describe(self, config: ModelConfig) -> tuple[str, str]:
-        return "Levels", ", ".join(map(str, self.cuts(config).counts))
+        return "Levels", ", ".join(map(str, self.cuts(config)))
 
 
 def _lines(block: int, height: int, width: int, channels: int) -> list[Element]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from glow_tf.config import choices
 from glow_tf.config.choices import MOST, MOST_BLOCKS, MOST_EQUALIZED, MOST_SIDE, MOST_STEPS, MOST_WIDTH
 from glow_tf.config.coupling import CouplingConfig, read_scale
-from glow_tf.config.notations import Cuts, read_local_prior
+from glow_tf.config.notations import read_local_prior
 from glow_tf.config.setting import (
     ConditionShape,
     check_fields,
@@ -50,8 +50,7 @@ class ModelConfig:
     `(h, w, c)` of a map, `(d,)` of a vector, a dictionary of them by name, or `()`, nothing. Names are
     arguments of an exported model: identifiers such as `low_res`.
 
-    `parts` may also be given as numbers: `parts=3` is `"balanced:3"`, three parts that cost about the same,
-    and `parts=(16, 32, 48)` is `"16,32,48"`, the flow steps of each part.
+    `parts` may also be given as numbers: `parts=(16, 32, 48)` is `"16,32,48"`, the flow steps of each part.
     """
 
     image_shape: tuple[int, int, int] = (32, 32, 3)
@@ -124,8 +123,7 @@ class ModelConfig:
     )
     parts: str | int | Sequence[int] = setting(
         "1",
-        "1, by_block:N, across_block:N, balanced:N (the costliest part costs as little as possible), "
-        "or flow steps per part such as 16,32,48.",
+        "1, by_block:N, across_block:N, or flow steps per part such as 16,32,48.",
     )
     seed: int = 0
     condition_shape: ConditionShape = ()
@@ -244,14 +242,14 @@ class ModelConfig:
         return imported("architecture", "glow_tf.architectures.architecture:architecture")(self.architecture)
 
     @property
-    def cuts(self) -> Cuts:
-        """Where the flow is cut; `design.flow_step_counts` gives the flow steps of each part."""
+    def cuts(self) -> tuple[int, ...]:
+        """The flow steps of each part."""
         return self.design.cuts(self)
 
     @property
     def num_parts(self) -> int:
         """Number of parts n."""
-        return self.cuts.num_parts
+        return len(self.cuts)
 
     @property
     def widths(self) -> tuple[int, ...]:

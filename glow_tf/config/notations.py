@@ -8,64 +8,40 @@ import re
 from glow_tf.config.choices import GAUSSIANS, MOST_STEPS, MOST_WIDTH
 from glow_tf.core.errors import ConfigError
 
-NOTATIONS = ("1", "by_block:N", "across_block:N", "balanced:N", "flow steps per part such as 16,32,48")
-
-MOST_BALANCED = 512
+NOTATIONS = ("1", "by_block:N", "across_block:N", "flow steps per part such as 16,32,48")
 
 
-@dataclasses.dataclass(frozen=True)
-class Cuts:
-    """Where a flow is to be cut, as far as the notation alone says it.
-
-    `counts` are the flow steps of each part. They are empty for `balanced`, where the costs of the flow steps
-    decide, and there are only `balanced` parts of them.
-    """
-
-    counts: tuple[int, ...] = ()
-    balanced: int = 0
-
-    @property
-    def num_parts(self) -> int:
-        """Number of parts."""
-        return len(self.counts) or self.balanced
-
-
-def read_cuts(parts: str, num_blocks: int, flow_steps: int) -> Cuts:
-    """Reads the `--parts` notation for L blocks of K flow steps; ConfigError if it does not fit them.
+def read_cuts(parts: str, num_blocks: int, flow_steps: int) -> tuple[int, ...]:
+    """Returns the flow steps of each part, of `--parts` for L blocks of K; ConfigError if it does not fit.
 
     It is `1` (one part), `by_block:N` (blocks 1 … N−1 each alone, then the rest), `across_block:N` (blocks
-    1 … N−1 are each cut after ⌊K/2⌋ steps), `balanced:N` (the costliest part costs as little as possible),
-    or counts such as `16,32,48`.
+    1 … N−1 are each cut after ⌊K/2⌋ steps), or counts such as `16,32,48`.
     """
     total = num_blocks * flow_steps
     name, _, argument = parts.partition(":")
-    if name == "balanced" and argument:
-        return Cuts(balanced=_balanced(parts, argument, total))
     if name in ("by_block", "across_block") and argument:
-        return Cuts(_regular_counts(parts, num_blocks, flow_steps))
+        return _regular_counts(parts, num_blocks, flow_steps)
     if parts == "1":
-        return Cuts((total,))
+        return (total,)
     counts = [_whole_number(piece) for piece in parts.split(",")]
     if None in counts or 0 in counts:
         raise ConfigError(f"parts must be {', '.join(NOTATIONS[:-1])} or {NOTATIONS[-1]}. Received: {parts=}")
     if sum(counts) != total:
         raise ConfigError(
             f"parts must add up to num_blocks × flow_steps = {num_blocks} × {flow_steps} = {total} flow "
-            f"steps{_number_of_parts(counts, num_blocks)}. Received: {parts=}, which adds up to {sum(counts)}"
+            f"steps{_number_of_parts(counts)}. Received: {parts=}, which adds up to {sum(counts)}"
         )
-    return Cuts(tuple(counts))
+    return tuple(counts)
 
 
-def _number_of_parts(counts: list[int], num_blocks: int) -> str:
+def _number_of_parts(counts: list[int]) -> str:
     """Says, where a single number was given, how that many parts are written."""
     if len(counts) > 1:
         return ""
     (count,) = counts
-    notations = [f"balanced:{count}"]
-    notations += [f"by_block:{count}"] if count <= num_blocks else []
-    notations += [f"across_block:{count}"] if count <= num_blocks + 1 else []
-    written = " or ".join(notations)
-    return f" (a single number is the flow steps of one part; for {count} parts write {written})"
+    return (
+        f" (a single number is the flow steps of one part; for {count} parts there is across_block:{count})"
+    )
 
 
 def _regular_counts(parts: str, num_blocks: int, flow_steps: int) -> tuple[int, ...]:
@@ -85,20 +61,6 @@ def _regular_counts(parts: str, num_blocks: int, flow_steps: int) -> tuple[int, 
         )
     ends = [*(block * flow_steps + first for block in range(count - 1)), num_blocks * flow_steps]
     return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
-
-
-def _balanced(parts: str, argument: str, total: int) -> int:
-    if total > MOST_BALANCED:  # the time to weigh all cuts grows with the square of their number
-        raise ConfigError(
-            f"parts=balanced:N is for at most {MOST_BALANCED} flow steps; write the flow steps per part. "
-            f"Received: {parts=} for {total} flow steps"
-        )
-    count = _whole_number(argument)
-    if count is None or not 1 <= count <= total:
-        raise ConfigError(
-            f"parts=balanced:N needs N from 1 to {total}, the number of flow steps. Received: {parts=}"
-        )
-    return count
 
 
 @dataclasses.dataclass(frozen=True)

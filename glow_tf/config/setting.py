@@ -109,13 +109,6 @@ def _texts(value: Any, item_text: Callable[[Any], str]) -> str:
     return ",".join(map(item_text, _items(value))) if isinstance(value, Iterable) else item_text(value)
 
 
-def _parts_text(value: Any) -> str:
-    """Returns how `--parts` writes a number of parts, or the flow steps of each part."""
-    if isinstance(value, numbers.Integral) and _integer(value) != 1:
-        return f"balanced:{_integer(value)}"
-    return _texts(value, _integer_text)
-
-
 def _instance_of(declared: type) -> tuple[str, Any]:
     def convert(value: Any) -> Any:
         if not isinstance(value, declared):
@@ -151,7 +144,10 @@ _CONVERSIONS = {
         "a number, a sequence of numbers, or a string",
         lambda value: _texts(value, _number_text),
     ),
-    str | int | Sequence[int]: ("an integer, a sequence of integers, or a string", _parts_text),
+    str | int | Sequence[int]: (
+        "an integer, a sequence of integers, or a string",
+        lambda value: _texts(value, _integer_text),
+    ),
     str | Sequence[int]: ("a sequence of integers or a string", lambda value: _texts(value, _integer_text)),
     str | Sequence[str]: ("a string or a sequence of strings", lambda value: _texts(value, _string)),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -81,31 +80,6 @@ def part_layouts(config: ModelConfig) -> tuple[PartLayout, ...]:
     check_divisible(config.image_shape, config)
     layouts = config.design.layouts(config)
     return tuple(dataclasses.replace(p, given=_given(config, p, p is layouts[-1])) for p in layouts)
-
-
-def balanced_counts(costs: Sequence[float], parts: int, heads: Sequence[float] = ()) -> tuple[int, ...]:
-    """Cuts flow steps of these costs into parts so that the costliest part costs as little as possible.
-
-    Among cuts that are equally good, for the parts up to each cut, it takes those that differ least. `heads`
-    is the cost of the flow head of a part that ends after i flow steps.
-    """
-    heads = heads or [0.0] * (len(costs) + 1)
-    before = [0.0, *itertools.accumulate(costs)]
-    # best[i]: the best way to cut the first i steps into the parts so far, as (costliest, Σ cost², counts).
-    best: dict[int, tuple[float, float, tuple[int, ...]]] = {0: (0.0, 0.0, ())}
-    for k in range(parts):
-        ways: dict[int, tuple[float, float, tuple[int, ...]]] = {}
-        for end in range(k + 1, len(costs) - (parts - k - 1) + 1):
-            found = (math.inf, math.inf, ())
-            for start, (costliest, squares, counts) in reversed(best.items()):
-                if start < end:
-                    cost = before[end] - before[start] + heads[end]
-                    if cost > found[0]:
-                        break  # and an earlier start would cost more still
-                    found = min(found, (max(costliest, cost), squares + cost**2, (*counts, end - start)))
-            ways[end] = found
-        best = ways
-    return best[len(costs)][2]
 
 
 def _given(config: ModelConfig, layout: PartLayout, last: bool) -> tuple[Element, ...]:

@@ -153,7 +153,7 @@ class Glow(CompiledModel):
           ValueError: a change leads to a model of other weights.
         """
         config = dataclasses.replace(self.config, **changes)
-        moves = config.design.flow_step_counts(config) != self.config.design.flow_step_counts(self.config)
+        moves = config.cuts != self.config.cuts
         if moves and self.has_condition_networks:
             raise ConfigError(
                 "a model whose parts have networks of what they are given keeps its parts. "

@@ -235,7 +235,7 @@ def check_fits(model: Glow, size: Sequence[int], name: str, gradient: bool = Fal
         )
     config = model.config
     if gradient:
-        steps = config.design.cuts(config).counts[0] if config.design.any_size else config.flow_steps
+        steps = config.cuts[0] if config.design.any_size else config.flow_steps
         needed = BYTES * steps * config.widths[0] * size[0] * size[1]
         remedy = "crop the image, or leave it out"
         check_memory(needed, f"what the gradient of {name}, {shape}, needs", remedy)

@@ -31,7 +31,6 @@ from glow_tf import DataConfig, Glow, ModelConfig, PartsTrainer, TrainConfig, da
 from glow_tf.architectures import Levels
 from glow_tf.bijectors import Bijector
 from glow_tf.commands import cli
-from glow_tf.config.notations import Cuts
 from glow_tf.layout.partition import Element, PartLayout
 from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
@@ -57,9 +56,9 @@ class LevelsTogether(Levels):
     name = "levels in one part"
     separable = False
 
-    def cuts(self, config: ModelConfig) -> Cuts:
+    def cuts(self, config: ModelConfig) -> tuple[int, ...]:
         """Returns one part of all flow steps."""
-        return Cuts((sum(super().cuts(config).counts),))
+        return (sum(super().cuts(config)),)
 
     def widths(self, config: ModelConfig) -> tuple[int, ...]:
         """Returns the width of the one part."""
@@ -67,7 +66,7 @@ class LevelsTogether(Levels):
 
     def steps_in_series(self, config: ModelConfig, k: int) -> int:
         """Returns as many as the longest level has."""
-        return max(Levels().cuts(config).counts)
+        return max(Levels().cuts(config))
 
     def place(self, config: ModelConfig, step: Element) -> int:
         """Returns the place of a flow step in its level."""

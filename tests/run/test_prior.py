@@ -167,7 +167,7 @@ def test_own_images_starts_from_the_prior_and_what_is_typed_wins(preset):
         (["--width=8"], "it has width=16 (this run: 8)."),
         (["--width=8", "--num_blocks=2"], "it has num_blocks=1 (this run: 2), width=16 (this run: 8)."),
         (["--architecture=glow"], "architecture=levels (this run: glow)."),
-        (["--parts=balanced:2"], "architecture=levels (this run: glow)."),
+        (["--parts=by_block:2"], "architecture=levels (this run: glow)."),
         (["--coupling=additive", "--flagfile=own_images"], "it has coupling=affine (this run: additive)."),
         (["--condition=label"], "it does not know what is given with images."),
         (["--only_part=3"], "only_part needs architecture=levels, and must be a part from 1 to 2. "),

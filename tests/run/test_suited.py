@@ -93,9 +93,9 @@ def test_a_crop_can_be_halved_as_often_as_the_images():
 
 SCHEDULES = (
     ["--schedule=sequential"],  # of levels
-    ["--schedule=simultaneous", "--parts=balanced:3"],
-    ["--schedule=sequential", "--parts=balanced:3"],
-    ["--schedule=alternating", "--parts=balanced:3", "--period=2"],
+    ["--schedule=simultaneous", "--parts=by_block:3"],
+    ["--schedule=sequential", "--parts=by_block:3"],
+    ["--schedule=alternating", "--parts=by_block:3", "--period=2"],
     ["--schedule=sequential", "--parts=by_block:3", "--local_prior=flow:8x2", "--cache_prefix"],
 )
 

@@ -56,14 +56,6 @@ def test_a_head_costs_its_forward_and_backward_pass_where_its_part_is_trained():
     assert relative_cost(layouts, [0, 1, 2], scored=[2]) == 1
 
 
-def test_balanced_parts_count_their_heads():
-    settings = {"num_blocks": 1, "flow_steps": 12, "width": 16, "parts": "balanced:2"}
-    light = [layout.flow_steps for layout in part_layouts(small_config(**settings))]
-    heavy = [layout.flow_steps for layout in part_layouts(small_config(**settings, local_prior="flow:16x4"))]
-    assert light == [6, 6]
-    assert heavy == [4, 8]
-
-
 @pytest.mark.parametrize("local_prior", ["flow", "flow:8", "flow:0x2", "flow:8x0", "flow:-8x2", "flow:8x2x3"])
 def test_another_notation_is_refused(local_prior):
     with pytest.raises(ConfigError, match=r"flow:WxK with W and K from 1.* Received: local_prior="):

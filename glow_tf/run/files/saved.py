@@ -138,7 +138,7 @@ def start_from(path: str, start: Glow, glow: Glow) -> str:
     """
     start = resized(start, glow.config.image_shape)
     _check_same_flow(path, start.config, glow.config)
-    there, here = (own.design.flow_step_counts(own) for own in (start.config, glow.config))
+    there, here = (own.cuts for own in (start.config, glow.config))
     if there == here and (start.config.local_prior == glow.config.local_prior or len(here) == 1):
         glow.set_weights(start.get_weights())
         return f"init_from: the weights are those of {path}"
