@@ -1,10 +1,17 @@
 """Whether a data set is where its name says: looked up before anything is read. Pure: no TensorFlow."""
 
 import os
+import pathlib
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from glow_tf.config import DIGITS, DataConfig, file_of, folder_of
 from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import read_json
+
+FEATURES = "tensorflow_datasets.core.features."  # how the names of TFDS's own classes begin
+CLASS_KEYS = ("type", "pythonClassName", "python_class_name")  # where features.json names a class
 
 
 def check_named(config: DataConfig) -> None:
@@ -15,6 +22,7 @@ def check_named(config: DataConfig) -> None:
     check_path(config)
     if config.dataset == DIGITS or folder_of(config.dataset) or file_of(config.dataset):
         return
+    check_features(config)
     import tensorflow_datasets as tfds  # it loads TensorFlow only when it makes a builder
 
     name = re.split("[:/]", config.dataset)[0]  # without its variant and version
@@ -33,6 +41,30 @@ def check_path(config: DataConfig) -> None:
     if file and not os.path.isfile(file):
         received = f"Received: dataset={config.dataset!r}"
         raise ConfigError(f"dataset=file:PATH.npy needs an existing file. {received}")
+
+
+def check_features(config: DataConfig) -> None:
+    """Raises ConfigError if a data set's files name classes that are not TFDS's own: TFDS imports them."""
+    root = pathlib.Path(config.data_dir, re.split("[:/]", config.dataset)[0])
+    for path in root.rglob("features.json") if config.data_dir else ():
+        try:
+            named = set(_classes(read_json(path)))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} must be JSON. Received: {error}") from None
+        if others := sorted(name for name in named if not name.startswith(FEATURES)):
+            raise ConfigError(
+                f"{path} must name features of TFDS alone, since naming others makes Python import them. "
+                f"Received: {others[0]!r:.100}"
+            )
+
+
+def _classes(value: Any) -> Iterator[str]:
+    """Yields the names of classes in what a features.json holds."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for own in inner:
+        yield from _classes(own)
+    if isinstance(value, dict):
+        yield from (str(value[key]) for key in CLASS_KEYS if isinstance(value.get(key), str))
 
 
 def refusal(config: DataConfig, error: Exception) -> ConfigError:

@@ -18,7 +18,7 @@ from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.machine import fits, usual_threads
 from glow_tf.data import arrays
 from glow_tf.data.arrays import DataSet, Examples
-from glow_tf.data.named import refusal
+from glow_tf.data.named import check_features, refusal
 from glow_tf.data.pictures import opened_array
 
 BATCH = 1000  # images that TensorFlow decodes before Python takes them over
@@ -115,6 +115,7 @@ def _class_names(builder: Any) -> tuple[str, ...]:
 
 def _tfds_builder(config: DataConfig) -> Any:
     """Returns TFDS's builder of a prepared data set that has images."""
+    check_features(config)
     import tensorflow_datasets as tfds
 
     try:

@@ -1,9 +1,13 @@
 """Data sets that are not there: refused with a sentence that lists what there may be."""
 
+import json
+import sys
+from unittest import mock
+
 import pytest
 from small import run_program
 
-from glow_tf import ConfigError
+from glow_tf import ConfigError, data
 from glow_tf.commands import cli, model_flags
 from glow_tf.config import DataConfig
 from glow_tf.data.named import check_named
@@ -54,3 +58,20 @@ assert cli.main(["train", "--dataset=folder:photo", "--workdir=runs/one"]) == 1
 assert not pathlib.Path("runs").exists() and "tensorflow" not in sys.modules
 """
     run_program(program, cwd=here)
+
+
+@pytest.mark.parametrize("key", ["type", "pythonClassName", "python_class_name"])
+def test_a_prepared_data_set_makes_python_import_nothing(tmp_path, key):
+    """TFDS itself imports the module of every feature that features.json names."""
+    folder = tmp_path / "strange" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text('{"name": "strange", "version": "1.0.0"}')
+    inner = {"image": {key: "module_of_a_stranger.Image"}}
+    (folder / "features.json").write_text(json.dumps({"featuresDict": {"features": inner}}))
+    (tmp_path / "module_of_a_stranger.py").write_text("raise SystemExit('imported')")
+    config = DataConfig("strange", str(tmp_path))
+    with mock.patch.object(sys, "path", [str(tmp_path), *sys.path]):
+        for look in (check_named, data.load):
+            with pytest.raises(ConfigError, match="must name features of TFDS alone.*stranger"):
+                look(config)
+    assert "module_of_a_stranger" not in sys.modules
