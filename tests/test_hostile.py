@@ -16,6 +16,7 @@ from glow_tf.core import machine
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import MOST_BYTES, parse_json, read_text
 from glow_tf.data import loading, pictures
+from glow_tf.data.pictures import read_picture
 from glow_tf.model.glow import Glow
 
 pytestmark = pytest.mark.long
@@ -227,3 +228,55 @@ def test_a_model_that_does_not_fit_into_memory_is_refused():
     }.items():
         with pytest.raises(ConfigError, match=rf"{name} must be .* Received: {name}="):
             ModelConfig(**{name: value})
+
+
+def chunk(name, content):
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png_with_profiles(count):
+    """A PNG of 8×8 pixels that inflates to as many MiB."""
+    rows = zlib.compress(b"".join(bytes(25) for _ in range(8)))
+    chunks = [chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))]
+    chunks += [chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20), 9))] * count
+    return b"\x89PNG\r\n\x1a\n" + b"".join([*chunks, chunk(b"IDAT", rows), chunk(b"IEND", b"")])
+
+
+def jpeg_with(comments, behind=b""):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+    start, rest = file.getvalue()[:2], file.getvalue()[2:]
+    return start + (b"\xff\xfe" + struct.pack(">H", 4) + b"ab") * comments + rest + behind
+
+
+def tiff_of_strips(count):
+    """A grey TIFF of one column, whose every pixel is a strip of its own."""
+    start = 8 + 2 + 9 * 12 + 4
+    tags = [(256, 4, 1, 1), (257, 4, 1, count), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
+    tags += [(273, 4, count, start), (277, 3, 1, 1), (278, 4, 1, 1), (279, 4, count, start + 4 * count)]
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    head += b"".join(struct.pack("<HHII", *tag) for tag in tags) + struct.pack("<I", 0)
+    places = np.arange(count, dtype="<u4") + start + 8 * count
+    return head + places.tobytes() + np.ones(count, "<u4").tobytes() + bytes(count)
+
+
+COSTLY = {
+    "profiles that inflate": (png_with_profiles(2000), "too much stands before its pixels"),
+    "a million comments": (jpeg_with(10**6), "too much stands before its pixels"),
+    "a million strips": (tiff_of_strips(10**6), "too much stands before its pixels"),
+    "a tail": (jpeg_with(0, behind=bytes(2**23)), "its file is far larger than its pixels"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), COSTLY.values(), ids=COSTLY)
+def test_a_picture_that_costs_far_more_than_its_pixels_is_left_out(content, message, tmp_path):
+    (tmp_path / "costly").write_bytes(content)
+    assert message in read_picture(tmp_path / "costly", 0).problem
+
+
+def test_a_picture_that_no_program_can_make_smaller_is_read(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    for suffix, how in (("png", {}), ("tif", {"compression": "tiff_lzw"}), ("jpg", {"quality": 100})):
+        path = tmp_path / f"noise.{suffix}"
+        Image.fromarray(noise).save(path, exif=b"Exif\0\0" + bytes(60_000) if suffix == "jpg" else b"", **how)
+        assert read_picture(path, 0).pixels.shape == noise.shape

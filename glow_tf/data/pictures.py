@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
+import math
 import pathlib
 import threading
 from collections.abc import Iterable
@@ -29,6 +31,8 @@ DRAFT_OVERSAMPLING = 4
 # Of the kinds that PIL knows; for some of the others it starts programs, such as Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
 LARGE = 25_000_000  # pixels of a picture that is reduced before it is resized, which takes its room in floats
+MOST_BEFORE_PIXELS = 2**22  # bytes; profiles, thumbnails and texts seldom have half of it
+MOST_OF_PIXELS = 3  # times the bytes of the pixels, that a file may have; 16 bits of three channels have 2
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
 
 
@@ -58,7 +62,8 @@ def read_picture(path: pathlib.Path, size: int, dtype: str = "uint8") -> Picture
         return _read_array(path, size, dtype)
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _File(path) as file, Image.open(file, formats=FORMATS) as image:
+            file.check(image)
             side = min(image.size)
             if size:
                 image.draft(None, (DRAFT_OVERSAMPLING * size,) * 2)  # does nothing but to JPEG
@@ -80,6 +85,39 @@ def _read_array(path: pathlib.Path, size: int, dtype: str) -> Picture:
         return Picture(np.empty(0, np.uint8), problem=str(error))
     array = array[..., np.newaxis] if array.ndim == 2 else array
     return Picture(np.asarray(resize(np.array(array, dtype), size)), min(array.shape[:2]))
+
+
+class _File(io.BufferedReader):
+    """A file of a picture, of which a bounded part is read before its pixels, and for each of them.
+
+    Pillow reads all that stands before the pixels, whatever it is, before it knows how many they are. Within
+    these bounds that takes seconds.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        super().__init__(io.FileIO(path))
+        self._size = path.stat().st_size
+        start = self.peek(12)
+        is_whole = start[8:12] == b"WEBP"  # which is read whole, and has a bound of its own
+        most = MOST_BEFORE_PIXELS // 4 if start[1:4] == b"PNG" else MOST_BEFORE_PIXELS  # it is compressed
+        self._left = math.inf if is_whole else most
+
+    def read(self, size: int | None = -1) -> bytes:
+        wanted = self._size if size is None or size < 0 else size
+        if min(wanted, self._size) > self._left:
+            raise ValueError("too much stands before its pixels: profiles, texts, or places of strips")
+        data = super().read(size)
+        self._left -= len(data)
+        return data
+
+    def check(self, image: Image.Image) -> None:
+        """Ends what stands before the pixels; ValueError if the file is far larger than they are."""
+        self._left = math.inf
+        bytes_of_pixel = (
+            2 if image.mode == "I;16" else 4 if image.mode in ("I", "F") else len(image.getbands())
+        )
+        if self._size > MOST_BEFORE_PIXELS + MOST_OF_PIXELS * bytes_of_pixel * image.width * image.height:
+            raise ValueError("its file is far larger than its pixels")
 
 
 def type_of_inputs(paths: Iterable[pathlib.Path]) -> str:
