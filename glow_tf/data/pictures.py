@@ -113,10 +113,8 @@ class _File(io.BufferedReader):
     def check(self, image: Image.Image) -> None:
         """Ends what stands before the pixels; ValueError if the file is far larger than they are."""
         self._left = math.inf
-        bytes_of_pixel = (
-            2 if image.mode == "I;16" else 4 if image.mode in ("I", "F") else len(image.getbands())
-        )
-        if self._size > MOST_BEFORE_PIXELS + MOST_OF_PIXELS * bytes_of_pixel * image.width * image.height:
+        each = 2 if image.mode == "I;16" else 4 if image.mode in ("I", "F") else len(image.getbands())
+        if self._size > MOST_BEFORE_PIXELS + MOST_OF_PIXELS * each * image.width * image.height:
             raise ValueError("its file is far larger than its pixels")
 
 

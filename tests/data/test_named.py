@@ -72,6 +72,6 @@ def test_a_prepared_data_set_makes_python_import_nothing(tmp_path, key):
     config = DataConfig("strange", str(tmp_path))
     with mock.patch.object(sys, "path", [str(tmp_path), *sys.path]):
         for look in (check_named, data.load):
-            with pytest.raises(ConfigError, match="must name features of TFDS alone.*stranger"):
+            with pytest.raises(ConfigError, match=r"must name features of TFDS alone.*stranger"):
                 look(config)
     assert "module_of_a_stranger" not in sys.modules
