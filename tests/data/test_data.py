@@ -8,11 +8,10 @@ from PIL import Image
 from small import ROOT
 
 from glow_tf import data
-from glow_tf.config import ConfigError, DataConfig, RunConfig
+from glow_tf.config import ConfigError, DataConfig
 from glow_tf.data import sources
 from glow_tf.data.arrays import fingerprint, in_memory
 from glow_tf.data.loading import load_split
-from glow_tf.run.files.flags_file import flagfile, read_config
 
 TFDS = ROOT.parent / "shared" / "tfds"
 
@@ -65,24 +64,6 @@ def test_what_runs_write_below_a_folder_is_no_data(tmp_path):
     found = data.load(config)
     np.testing.assert_array_equal(found.train, before.train)
     assert "Not used: 1 images in hidden folders and in those of runs, such as run" in " ".join(found.notes)
-
-
-def test_class_folders_may_have_files_that_are_named_as_those_of_runs(tmp_path):
-    for k in range(36):
-        path = tmp_path / "abc"[k % 3] / f"{k:02d}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.new("L", (8, 8), k).save(path)
-    for name in ("a/source.txt", "b/content.json", "c/flags.cfg"):
-        (tmp_path / name).write_text("Photographs: public domain")
-    found = data.load(DataConfig(f"folder:{tmp_path}"))
-    assert (len(found.train) + len(found.test), found.class_names) == (36, ("a", "b", "c"))
-
-
-def test_a_run_that_began_in_the_folder_of_the_data_can_still_be_read(tmp_path):
-    config = RunConfig(workdir=tmp_path / "run", data=DataConfig(f"folder:{tmp_path}"))
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "flags.cfg").write_text(flagfile(config))
-    assert read_config(tmp_path / "run").data == config.data
 
 
 def test_a_data_set_that_is_not_there_is_named_at_once_without_a_network(tmp_path, monkeypatch):
@@ -143,14 +124,6 @@ def test_a_test_folder_is_held_out_even_without_a_train_folder(tmp_path, rng):
     assert images.notes == ()
 
 
-def test_train_and_test_folders_of_different_sizes_are_refused(tmp_path):
-    for name, side in (("train", 32), ("test", 16)):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (side, side)).save(tmp_path / name / "a.png")
-    with pytest.raises(ConfigError, match=r"images must have one size.*Received"):
-        data.load(DataConfig(dataset=f"folder:{tmp_path}"))
-
-
 def test_what_macos_writes_beside_pictures_is_no_picture(tmp_path, rng):
     for name in ("cat/1.png", "dog/1.png"):
         (tmp_path / name).parent.mkdir()
@@ -161,20 +134,6 @@ def test_what_macos_writes_beside_pictures_is_no_picture(tmp_path, rng):
     found = load_split(DataConfig(dataset=f"folder:{tmp_path}", test_examples=1), "")
     assert found[1] == ("cat", "dog")
     assert not any("Left out" in note for note in found[2])
-
-
-def test_a_damaged_data_set_is_an_error_of_one_sentence(tmp_path):
-    (tmp_path / "shard").write_bytes(b"cut short")
-
-    class Damaged:
-        def as_dataset(self, split, shuffle_files):
-            records = tf.data.TFRecordDataset(str(tmp_path / "shard"))
-            image = tf.zeros([8, 8, 3], tf.uint8)
-            decoded = records.map(lambda record: {"image": image, "label": tf.strings.length(record)})
-            return decoded.apply(tf.data.experimental.assert_cardinality(3))
-
-    with pytest.raises(OSError, match=r"'cifar10' cannot be read, .* damaged: .*Received: data_"):
-        sources._read_split(Damaged(), "test", DataConfig(dataset="cifar10"), labelled=False)
 
 
 def test_every_tenth_image_of_a_tfds_set_without_a_test_split_is_held_out(monkeypatch):
@@ -198,11 +157,6 @@ def test_every_tenth_image_of_a_tfds_set_without_a_test_split_is_held_out(monkey
     Builder.info.splits = {"test": None}
     with pytest.raises(ConfigError, match=r"must have a train split.*Received.*\['test'\]"):
         data.load(DataConfig(dataset="flowers"))
-
-
-def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"in which there are none"):
-        data.load(DataConfig(dataset=f"folder:{tmp_path}"))
 
 
 @pytest.mark.slow
@@ -242,12 +196,6 @@ def test_a_stream_that_starts_at_a_later_epoch_goes_on_with_the_same_data(rng):
     for expected, got in zip(whole[4:6], later, strict=True):
         for name, own in expected.items():
             np.testing.assert_array_equal(own, got[name])
-
-
-def test_workers_need_not_ask_one_another_whether_there_is_another_batch(small_images):
-    """TensorFlow lets them, in each step, if the data might end."""
-    batches = data.training_batches(small_images, 8, seed=1, data_slice=data.DataSlice(1, 2, 2))
-    assert batches.cardinality() == tf.data.INFINITE_CARDINALITY
 
 
 def test_seeds_change_order_and_noise(rng):
@@ -337,12 +285,6 @@ def test_slices_of_the_batches_are_together_the_batches(small_images, replicas):
         for got, expected in zip(joined(make, take), whole, strict=True):
             for name, own in expected.items():
                 np.testing.assert_array_equal(got[name], own)
-
-
-def test_a_crop_that_is_larger_than_the_images_is_named(rng):
-    images = rng.integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
-    with pytest.raises(ConfigError, match=r"a crop must fit into the images.* Received: side=64"):
-        data.training_batches(images, 8, seed=0, crop=data.Crop(64, 16))
 
 
 @pytest.fixture

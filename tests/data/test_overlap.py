@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from glow_tf.config import TrainConfig
-from glow_tf.data import ImageData, overlap
+from glow_tf.data import ImageData
 from glow_tf.data.overlap import overlapping
 from glow_tf.layout.schedule import end_to_end
 from glow_tf.run import finish
@@ -52,18 +52,3 @@ def test_a_run_says_that_held_out_images_overlap(held_out):
     run.images = dataclasses.replace(run.images, **{held_out: pieces(3, (5, 3))})
     (said,) = finish.troubles_ahead(run)
     assert f"1 of 1 {held_out} images show pixels of training images" in said
-
-
-def test_of_many_training_images_a_spread_share_is_looked_at(monkeypatch):
-    train = np.random.default_rng(0).integers(0, 256, (600, SIDE, SIDE, 3), dtype=np.uint8)
-    monkeypatch.setattr(overlap, "TRAINING", train[:200].size)
-    monkeypatch.setattr(overlap, "AT_ONCE", train[:20].size)
-    count, looked_at = overlapping(train, train[-20:])  # the last images to train on
-    assert (count, looked_at) == (0, 20)
-    count, looked_at = overlapping(train, train[::30])
-    assert 0 < count < looked_at == 20
-    run = types.SimpleNamespace(phases=[end_to_end(1)], layouts=[])
-    run.config = types.SimpleNamespace(train=TrainConfig())
-    run.images = ImageData(train, train[:0], train[::30])
-    (said,) = finish.troubles_ahead(run)
-    assert f"{count} of 20 test images" in said
