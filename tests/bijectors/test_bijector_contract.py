@@ -30,7 +30,6 @@ from glow_tf.bijectors import (
     Transform,
 )
 from glow_tf.bijectors.bijector import PartOutput, no_log_det, per_example
-from glow_tf.bijectors.coupling import TRANSFORMS, transform_of
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
 from glow_tf.bijectors.own_layers import written
 from glow_tf.model.glow import Glow
@@ -124,10 +123,8 @@ BIJECTORS = {
     "two_methods_alone": lambda: Negate(**F64),
     "last_channel_out": lambda: LastChannelOut(**F64),
     "dequantize_8": lambda: Dequantize(8, **F64),
-    "dequantize_1": lambda: Dequantize(1, **F64),
     "dequantize_16": lambda: Dequantize(16, **F64),
     "equalize_3": lambda: Equalize(3, 0.9, **F64),
-    "equalize_1": lambda: Equalize(1, 0.3, **F64),
     "standardize": lambda: Standardize(**F64),
     "squeeze": lambda: Squeeze(**F64),
     "actnorm": lambda: ActNorm(**F64),
@@ -138,12 +135,10 @@ BIJECTORS = {
     "coupling_affine_sigmoid": lambda: make_coupling(scale="sigmoid", **F64),
     "coupling_affine_exp": lambda: make_coupling(scale="exp", **F64),
     "coupling_affine_tanh": lambda: make_coupling(scale="tanh", **F64),
-    "coupling_affine_tanh_1": lambda: make_coupling(scale="tanh:1", **F64),
     "coupling_additive": lambda: make_coupling(kind="additive", **F64),
     "coupling_own_network": lambda: make_coupling(network=written("", TwoConvolutions(width=7)), **F64),
     "coupling_bias": lambda: make_coupling(norm="bias", **F64),
     "coupling_silu_unbounded": lambda: make_coupling(activation="silu", bounded=False, **F64),
-    "coupling_gelu_additive": lambda: make_coupling(activation="gelu", kind="additive", **F64),
     "coupling_leaky_relu": lambda: make_coupling(activation="leaky_relu", **F64),
     "split_bounded": lambda: Split("learned", bounded=True, **F64),
     "split_learned": lambda: Split("learned", **F64),
@@ -151,9 +146,6 @@ BIJECTORS = {
     "prior_learned": lambda: GaussianPrior("learned", **F64),
     "prior_standard": lambda: GaussianPrior("standard", **F64),
     "flow_step_lu": lambda: make_flow_step(**F64),
-    "flow_step_plain": lambda: make_flow_step(permutation="plain", scale="tanh", **F64),
-    "flow_step_shuffle": lambda: make_flow_step(permutation="shuffle", kind="additive", **F64),
-    "flow_step_reverse": lambda: make_flow_step(permutation="reverse", scale="exp", norm="bias", **F64),
     "flow_step_own": lambda: OwnFlowStep(written("bijectors", Negate), config.CouplingConfig(6), **F64),
     "haar": lambda: Haar(**F64),
     "haar_orthonormal": lambda: Haar(orthonormal=True, **F64),
@@ -164,35 +156,18 @@ BIJECTORS = {
     "chain": lambda: Chain([ActNorm(**F64), Squeeze(**F64), make_flow_step(**F64), Split(**F64)], **F64),
     "stack": lambda: Stack(make_flow_step(**F64), 3, **F64),
     "stack_reversible": lambda: Stack(make_flow_step(norm="bias", **F64), 3, reversible=True, **F64),
-    "stack_of_actnorm": lambda: Stack(ActNorm(**F64), 2, **F64),
-    "glow_one_part": make_glow(parts="1"),
     "glow_across_block": make_glow(parts="across_block:3", local_prior="learned"),
-    "glow_by_block": make_glow(parts="by_block:2", top_prior="standard", split_prior="standard"),
-    "glow_exp_plain": make_glow(scale="exp", permutation="plain", norm="bias"),
-    "glow_additive_shuffle": make_glow(coupling="additive", permutation="shuffle"),
     "glow_tanh_reverse": make_glow(scale="tanh", permutation="reverse"),
     "glow_of_2018": make_glow(squeeze="pixels", bounded=False),
 }
 
 # Of those below, as of each kind, the others have what is to be tested.
 SLOW = {
-    "dequantize_1",
     "dequantize_16",
-    "equalize_1",
     "conv_reverse",
-    "coupling_affine_tanh_1",
-    "coupling_gelu_additive",
     "glow_of_2018",
     "split_standard",
     "prior_standard",
-    "flow_step_plain",
-    "flow_step_shuffle",
-    "flow_step_reverse",
-    "stack_of_actnorm",
-    "glow_exp_plain",
-    "glow_one_part",
-    "glow_by_block",
-    "glow_additive_shuffle",
     "glow_tanh_reverse",
 }
 
@@ -306,14 +281,6 @@ def test_in_a_part_a_bijector_is_undone_with_its_own_latents(in_part, so_far):
     assert latents == so_far.latents
 
 
-def test_in_a_part_every_step_of_the_inverse_is_bounded(in_part, so_far):
-    output, bounded = in_part.forward_in_part(so_far), []
-    result, _ = in_part.inverse_in_part(output.h, output.latents, lambda h: bounded.append(h) or h + 1)
-    # A `FlowSplit`, which is one step, has flow steps within.
-    assert len(bounded) == in_part.copies + (in_part.flow.count if hasattr(in_part, "flow") else 0)
-    np.testing.assert_array_equal(result, bounded[-1] + 1)
-
-
 def test_in_a_part_initialisation_returns_what_goes_on(in_part, so_far):
     twin = _twin(in_part)
     h = twin.initialize_in_part(so_far.h)
@@ -337,16 +304,6 @@ def test_weights_by_step_make_the_same_bijector_again(in_part):
         np.testing.assert_array_equal(mine, others)
 
 
-def test_recomputation_may_be_asked_of_every_bijector(in_part, so_far):
-    twin, expected = _twin(in_part), in_part.forward_in_part(so_far)
-    for reversible in (True, False):
-        twin.reversible = reversible
-        for mine, others in zip(
-            tf.nest.flatten(twin.forward_in_part(so_far)), tf.nest.flatten(expected), strict=True
-        ):
-            np.testing.assert_allclose(mine, others, atol=1e-10)
-
-
 def test_a_part_takes_a_bijector_of_ones_own_that_factors_latents_out(x):
     part = Part([Negate(**F64), LastChannelOut(**F64), Negate(**F64)], GaussianPrior(**F64), **F64)
     part.build(x.shape)
@@ -363,20 +320,6 @@ def test_folded_weights_do_what_the_weights_do(repeatable, x):
     y, log_det = repeatable.forward_and_log_det(x)
     for mine, expected in zip(repeatable.forward_folded(x, folded), (y, log_det), strict=True):
         np.testing.assert_allclose(mine, expected, atol=1e-12)
-
-
-def test_what_only_a_stack_needs_is_in_its_own_base_class():
-    only_for_stack = {"fold", "forward_folded", "reseed", "starting_values"}
-    assert only_for_stack <= vars(Repeatable).keys()
-    for layer in (Bijector, Chain, Split, Squeeze, Dequantize, GaussianPrior, Stack):
-        assert not any(hasattr(layer, name) for name in only_for_stack), layer
-
-
-def test_every_listed_coupling_has_a_transform():
-    assert set(TRANSFORMS) == set(config.COUPLINGS)
-    for name, transform in TRANSFORMS.items():
-        assert transform_of(name, "tanh:3", True).get_config().get("scale", "tanh:3") == "tanh:3"
-        assert keras.saving.get_registered_object(f"glow_tf>{transform.__name__}") is transform
 
 
 @pytest.mark.parametrize("channels", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
@@ -428,26 +371,6 @@ def test_a_new_coupling_is_one_registered_transform(x, eager):
             test_folded_weights_do_what_the_weights_do(layer, x)
     model = small_config(coupling=written("", SinhArcsinh), image_shape=SHAPE, num_blocks=1, parts="1")
     assert np.isfinite(Glow(model).log_prob(np.zeros((2, *SHAPE), np.uint8))).all()
-
-
-SEEDED = {
-    "conv_lu": lambda seed: InvertibleConv("lu", seed=seed),
-    "conv_plain": lambda seed: InvertibleConv("plain", seed=seed),
-    "conv_shuffle": lambda seed: InvertibleConv("shuffle", seed=seed),
-    "coupling": lambda seed: make_coupling(seed=seed),
-    "flow_step": lambda seed: make_flow_step(seed=seed),
-}
-
-
-@pytest.mark.parametrize("make", SEEDED.values(), ids=SEEDED.keys())
-def test_reseeding_gives_the_starting_weights_of_the_other_seed(make):
-    one, other = make(1), make(5)
-    one.build((None, *SHAPE))
-    other.build((None, *SHAPE))
-    assert any((a != b).any() for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
-    one.reseed(5)
-    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_examples_of_a_batch_do_not_mix(bijector, x):
@@ -504,27 +427,10 @@ def test_extreme_weights_stay_finite_both_ways(bijector, x, request):
         assert np.isfinite(result).all()
 
 
-def test_forward_traces_with_an_unknown_batch_size(bijector, x):
-    compiled = tf.function(bijector.forward_and_log_det, autograph=False)
-    spec = tf.TensorSpec((None, *x.shape[1:]), tf.float64)
-    traced = compiled.get_concrete_function(spec)
-    np.testing.assert_allclose(traced(x)[0], bijector.forward_and_log_det(x)[0], atol=1e-10)
-
-
 @pytest.mark.parametrize("layer", [ActNorm(), InvertibleConv(), make_coupling(4), Split(), make_flow_step(4)])
 def test_inverse_before_build_raises(layer):
     with pytest.raises(ValueError, match="built=False"):
         layer.inverse(tf.zeros([1, *SHAPE]))
-
-
-@pytest.mark.parametrize(
-    "layer", [ActNorm(), InvertibleConv(), make_coupling(4), Split(), make_flow_step(4), Squeeze()]
-)
-def test_calling_a_layer_builds_it(layer):
-    y, log_det = layer(tf.zeros([2, *SHAPE]))
-    assert y.shape[0] == 2
-    assert log_det.shape == (2,)
-    assert log_det.dtype == tf.float32
 
 
 CONDITION = 3  # channels
@@ -706,16 +612,3 @@ def _jacobian_log_det(function, x):
 def test_a_coupling_refuses_what_is_no_coupling_config():
     with pytest.raises(TypeError, match=r"needs a CouplingConfig.*Received: config=6"):
         Coupling(6)
-
-
-def test_saved_settings_are_flat_and_keep_their_names():
-    coupling = {"width": 6, "scale": "exp", "norm": "bias", "seed": 3, "network_dtype": "mixed_bfloat16"}
-    coupling |= {"condition_channels": 0, "activation": "relu"}
-    coupling |= {"bounded": True}
-    network = {"scale": "exp", "norm": "bias", "network_dtype": "mixed_bfloat16"}
-    base = set(Bijector().get_config())
-    saved = make_coupling(seed=3, **network).get_config()
-    assert {k: v for k, v in saved.items() if k not in base} == {**coupling, "kind": "affine"}
-    saved = make_flow_step(permutation="plain", seed=3, kind="additive", **network).get_config()
-    flow_step = {**coupling, "coupling": "additive", "permutation": "plain"}
-    assert {k: v for k, v in saved.items() if k not in base} == flow_step

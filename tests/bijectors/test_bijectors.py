@@ -1,8 +1,5 @@
 """What single bijectors promise in addition to the contract."""
 
-import warnings
-
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,19 +8,16 @@ from small import make_coupling, make_flow_step, perturb
 from glow_tf.bijectors import (
     ActNorm,
     Dequantize,
-    FlowSplit,
     GaussianPrior,
     InvertibleConv,
     LastLine,
     Split,
-    Stack,
     Standardize,
 )
 from glow_tf.bijectors.condition import brought_to
 from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
 from glow_tf.bijectors.squeeze import squeeze
-from glow_tf.config import CouplingConfig
 
 
 @pytest.mark.parametrize("n_bits", range(1, 9))
@@ -50,23 +44,6 @@ def test_actnorm_initialisation_gives_mean_0_and_variance_1(rng):
     np.testing.assert_allclose(tf.math.reduce_std(y, [0, 1, 2]), 1, atol=1e-4)
 
 
-def test_actnorm_initialises_once(rng):
-    layer = ActNorm()
-    layer.initialize(tf.constant(rng.normal(3, 5, size=(8, 4, 4, 3)), tf.float32))
-    before = layer.get_weights()
-    layer.initialize(tf.constant(rng.normal(-9, 1, size=(8, 4, 4, 3)), tf.float32))
-    for old, new in zip(before, layer.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
-
-
-def test_running_an_uninitialised_actnorm_does_not_initialise_it(rng):
-    layer = ActNorm()
-    x = tf.constant(rng.normal(3, 5, size=(8, 4, 4, 3)), tf.float32)
-    layer.forward(x)
-    layer.inverse(x)
-    assert int(layer.initialized.value) == 0
-
-
 def test_a_constant_channel_warns_and_stays_finite():
     layer = ActNorm()
     with pytest.warns(UserWarning, match="channels are constant"):
@@ -84,15 +61,6 @@ def test_conv_starts_as_a_rotation(kind):
     np.testing.assert_allclose(layer.log_det_per_pixel(), 0, atol=1e-10)
 
 
-def test_lu_and_plain_start_from_the_same_matrix():
-    matrices = []
-    for kind in ("lu", "plain"):
-        layer = InvertibleConv(kind, seed=5, dtype="float64")
-        layer.build((None, 4, 4, 12))
-        matrices.append(layer.matrix())
-    np.testing.assert_allclose(*matrices, atol=1e-10)
-
-
 def test_lu_signs_are_fixed_and_log_scales_bounded():
     layer = InvertibleConv("lu", dtype="float64")
     layer.build((None, 4, 4, 6))
@@ -102,16 +70,6 @@ def test_lu_signs_are_fixed_and_log_scales_bounded():
         assert abs(float(layer.log_det_per_pixel())) <= 6 * 8.0
         assert np.sign(np.linalg.det(layer.matrix().numpy())) == signs
     assert "sign" not in {v.name for v in layer.trainable_variables}
-
-
-def test_shuffle_follows_from_its_seed():
-    def matrix(seed):
-        layer = InvertibleConv("shuffle", seed=seed)
-        layer.build((None, 4, 4, 16))
-        return layer.matrix().numpy()
-
-    np.testing.assert_array_equal(matrix(1), matrix(1))
-    assert not np.array_equal(matrix(1), matrix(2))
 
 
 @pytest.mark.parametrize("scale", ["sigmoid", "exp", "tanh", "tanh:1"])
@@ -138,38 +96,6 @@ def test_coupling_scale_is_bounded_at_extreme_network_outputs(scale, output, rng
     np.testing.assert_allclose(layer.inverse(y), x, rtol=1e-4, atol=1e-3)
 
 
-def test_coupling_keeps_its_first_half(rng):
-    layer = make_coupling(8)
-    layer.build((None, 4, 4, 6))
-    perturb(layer)
-    x = tf.constant(rng.normal(size=(2, 4, 4, 6)), tf.float32)
-    y = layer.forward(x)
-    np.testing.assert_array_equal(y[..., :3], x[..., :3])
-    assert np.abs(y[..., 3:] - x[..., 3:]).max() > 1e-3
-
-
-def test_flow_step_equals_its_three_bijectors(rng):
-    layer = make_flow_step(8, dtype="float64")
-    x = tf.constant(rng.normal(size=(4, 4, 4, 6)))
-    layer.initialize(x)
-    perturb(layer)
-    fused = layer.forward_and_log_det(x)
-    y, total = x, 0
-    for bijector in layer.bijectors:
-        y, log_det = bijector.forward_and_log_det(y)
-        total += log_det
-    np.testing.assert_allclose(fused[0], y, atol=1e-10)
-    np.testing.assert_allclose(fused[1], total, atol=1e-10)
-
-
-def test_flow_step_initialises_the_actnorms_inside_the_coupling(rng):
-    layer = make_flow_step(8)
-    layer.initialize(tf.constant(rng.normal(2, 3, size=(16, 4, 4, 6)), tf.float32))
-    flags = [v for v in layer.non_trainable_variables if v.name == "initialized"]
-    assert len(flags) == 3
-    assert all(int(flag.value) == 1 for flag in flags)
-
-
 @pytest.mark.parametrize("prior", ["learned", "standard"])
 def test_split_scores_its_latent_as_a_conditional_gaussian(prior, rng):
     layer = Split(prior, dtype="float64")
@@ -187,12 +113,6 @@ def test_split_scores_its_latent_as_a_conditional_gaussian(prior, rng):
     np.testing.assert_allclose(log_prob, density.sum((1, 2, 3)), atol=1e-9)
     np.testing.assert_allclose(layer.inverse(tf.concat([h, eps], axis=-1)), x, atol=1e-12)
     np.testing.assert_allclose(log_prob - standard_normal_log_prob(eps), layer.forward_log_det_jacobian(x))
-
-
-def test_no_warnings_in_an_ordinary_initialisation(rng):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        make_flow_step(8).initialize(tf.constant(rng.normal(size=(16, 4, 4, 6)), tf.float32))
 
 
 @pytest.mark.parametrize(("own", "other"), [((6, 9), (4, 7)), ((3, 5), (7, 4)), ((28, 28), (24, 20))])
@@ -241,31 +161,6 @@ def test_the_last_line_of_a_far_off_latent_has_a_finite_log_det():
     assert np.isfinite(log_det).all()
     near = np.abs(eps) <= 8
     np.testing.assert_allclose(log_det[near], -layer.forward_and_log_det(x)[1][near], rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        InvertibleConv,
-        make_flow_step,
-        lambda: Stack(make_flow_step(), 2),
-        lambda: FlowSplit(3, CouplingConfig(4, condition_channels=2), 1),
-    ],
-    ids=["conv", "flow_step", "stack", "flow_split"],
-)
-def test_a_keras_model_may_hold_a_bijector(make, rng):
-    """Keras builds the layers of a model within a graph."""
-
-    class Model(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.bijector = make()
-
-        def call(self, x):
-            return self.bijector(x)[1]
-
-    x = rng.normal(size=(2, 4, 4, 6)).astype(np.float32)
-    assert Model()(x).shape == (2,)
 
 
 @pytest.mark.parametrize("make", [ActNorm, make_flow_step, lambda: GaussianPrior("learned"), Standardize])

@@ -49,14 +49,6 @@ def test_where_all_levels_are_as_frequent_it_is_dequantize():
         np.testing.assert_allclose(own, there, rtol=1e-5, atol=1e-6)
 
 
-def test_what_is_set_is_kept():
-    layer = adapted(drawing(), share=0.5)
-    before = layer.room.numpy()
-    layer.adapt(np.full((4, 8, 8, 1), 7, np.uint8))
-    layer.initialize(tf.fill([4, 8, 8, 1], 7.5))
-    np.testing.assert_array_equal(layer.room.numpy(), before)
-
-
 @pytest.mark.parametrize("share", [0.1, 0.9])
 @pytest.mark.parametrize("n_bits", [1, 5, 8])
 def test_every_level_comes_back_at_any_place_in_its_bin(n_bits, share):
@@ -91,12 +83,6 @@ def test_a_model_with_it_decodes_what_it_encodes(settings, eager):
     np.testing.assert_allclose(log_det, -inverse_log_det, rtol=1e-4)
 
 
-def test_a_value_that_is_not_a_number_spoils_its_own_image_alone():
-    layer = Equalize(n_bits=2)
-    x = np.array([0.5, np.nan], np.float32).reshape(2, 1, 1, 1)
-    np.testing.assert_array_equal(np.isnan(layer(x)[0]).ravel(), [False, True])
-
-
 def test_it_is_saved_and_loaded(tmp_path):
     glow = Glow(ModelConfig((8, 8, 1), num_blocks=1, flow_steps=2, width=4, equalize=0.5), name="glow")
     glow.initialize(drawing())
@@ -113,9 +99,3 @@ def test_it_is_saved_and_loaded(tmp_path):
 def test_what_cannot_be_equalised_is_refused(settings):
     with pytest.raises(ConfigError, match=r"equalize .*Received: equalize="):
         ModelConfig(**{"equalize": 0.5} | settings)
-
-
-def test_the_layer_refuses_what_it_cannot_do():
-    for settings in ({"n_bits": 9}, {"share": 0.95}, {"share": 0.0}):
-        with pytest.raises(ValueError, match="Equalize needs"):
-            Equalize(**settings)

@@ -5,9 +5,9 @@ from unittest import mock
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import make_coupling, make_flow_step, perturb, small_glow
+from small import make_flow_step, perturb, small_glow
 
-from glow_tf.bijectors import Coupling, Stack
+from glow_tf.bijectors import Stack
 from glow_tf.bijectors.networks import CouplingNetwork, convolve
 from glow_tf.bijectors.tracing import for_training, full_precision
 from glow_tf.use.exports import export
@@ -118,11 +118,6 @@ def test_a_convolution_has_the_gradients_of_tensorflows_own(size, dtype, rng):
         a, b = (tf.cast(tensor, tf.float32).numpy() for tensor in (a, b))
         tolerance = 2e-5 if dtype == tf.float32 else 0.03
         np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max(), rtol=0)
-
-
-def test_network_dtype_survives_serialisation():
-    twin = Coupling.from_config(make_coupling(8, network_dtype=MIXED).get_config())
-    assert twin.config.network_dtype == MIXED
 
 
 def test_products_on_a_gpu_are_not_rounded_to_ten_bits():

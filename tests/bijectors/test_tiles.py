@@ -52,24 +52,6 @@ def test_tiles_change_no_number(details, x, side, monkeypatch):
     np.testing.assert_allclose(whole[3], x, atol=1e-10)
 
 
-def test_a_margin_of_one_place_less_would_change_them(details, x, monkeypatch):
-    h, eps = tf.split(x, [3, 9], axis=-1)
-    whole = details.colour_bounded(h, eps, identity)
-    monkeypatch.setattr(flow_split, "SIDE", 9)
-    monkeypatch.setattr(flow_split, "LARGE", 0)
-    monkeypatch.setattr(FlowSplit, "radius", details.radius - 1)
-    assert np.abs(details.colour_bounded(h, eps, identity) - whole).max() > 1e-6
-
-
-@pytest.mark.long
-def test_in_a_graph_as_well(details, x, monkeypatch):
-    whole = details.factor_out(x)
-    monkeypatch.setattr(flow_split, "SIDE", 16)
-    monkeypatch.setattr(flow_split, "LARGE", 0)
-    for own, expected in zip(tf.function(details.factor_out)(x), whole, strict=True):
-        np.testing.assert_allclose(own, expected, atol=1e-10)
-
-
 def test_layers_of_ones_own_get_the_whole_image():
     """They may see further than the package's."""
     coupling = CouplingConfig(width=4, condition_channels=4)
