@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import ROOT, eagerly, run_program, small_glow
+from small import eagerly, small_glow
 
 from glow_tf import PartsTrainer, phases
 from glow_tf.bijectors.pieces import active_streams, in_streams, number_of_streams
@@ -72,16 +72,6 @@ def test_images_are_those_of_one_stream(small_images):
         np.testing.assert_allclose(tf.cast(a, tf.float32), tf.cast(b, tf.float32), rtol=1e-5, atol=1e-5)
 
 
-def test_replicas_divide_the_streams():
-    strategy = tf.distribute.MirroredStrategy(
-        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
-    )
-    with number_of_streams(4), strategy.scope():
-        assert active_streams() == 2
-    with number_of_streams(1), strategy.scope():
-        assert active_streams() == 1
-
-
 def test_threads_that_are_running_are_left_alone():
     tf.zeros([]) + 1
     assert use_streams(64, 2) == 1
@@ -107,18 +97,3 @@ def test_each_stream_has_a_core_of_its_own_unless_the_batch_is_small(monkeypatch
         assert active_streams() == 2
     own = machine.usable_cores()
     assert threads == {"intra": max(own // 2, 1), "inter": max(own, 2)}
-
-
-@pytest.mark.slow
-def test_the_threads_of_a_process_are_those_of_its_streams():
-    program = (
-        "import tensorflow as tf; from glow_tf.devices.streams import use_streams;"
-        "from glow_tf.core.machine import usable_cores;"
-        "print(use_streams(3), use_streams(64, 2));"
-        "t = tf.config.threading;"
-        "print(t.get_intra_op_parallelism_threads(), t.get_inter_op_parallelism_threads());"
-        "cores = usable_cores(); print(max(cores // 2, 1), max(cores, 2))"
-    )
-    counts, threads, expected = (line.split() for line in run_program(program, cwd=ROOT).splitlines())
-    assert counts == ["1", "2"]
-    assert threads == expected

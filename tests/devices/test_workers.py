@@ -7,14 +7,12 @@ import time
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from helpers import config, flags, free_ports, rows_of, together, train, workdir_rows
 from small import run_main
 
 import glow_tf
 from glow_tf.core.errors import ConfigError
 from glow_tf.devices import workers
-from glow_tf.devices.strategies import make_strategy
 
 FAST = {
     "schedule": "simultaneous",
@@ -104,24 +102,6 @@ def test_processes_with_other_flags_are_told(tmp_path):
             "all processes of a run must have the same flags, data and checkpoints. Received: in this" in said
         )
     assert not (tmp_path / "run" / "flags.cfg").exists()
-
-
-def test_what_all_processes_know_is_compared(monkeypatch):
-    strategy = make_strategy("mirrored")
-    known = {"train images": "36 (checksum 0a)", "flags": "--seed=1"}
-    monkeypatch.setattr(workers, "in_several_processes", lambda strategy: True)
-    workers.check_same_in_all(strategy, known)
-    sums = workers.sums_over_replicas
-
-    def sums_with_another(values):  # as if the other replica had other images
-        return [total + tf.constant([1.0, 0.0], tf.float64) for total in sums(values)]
-
-    monkeypatch.setattr(workers, "sums_over_replicas", sums_with_another)
-    with pytest.raises(ConfigError, match=r"Received: in this one train images=36 \(checksum 0a\)$"):
-        workers.check_same_in_all(strategy, known)
-    monkeypatch.setattr(workers, "sums_over_replicas", sums)
-    assert workers.holds_anywhere(strategy, True)
-    assert not workers.holds_anywhere(strategy, False)
 
 
 def environment(monkeypatch, **variables):
