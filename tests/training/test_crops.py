@@ -31,15 +31,6 @@ def test_crops_are_squares_of_the_images_at_places_that_keep_squares_together():
     np.testing.assert_array_equal(batch_of(images, 3, side=0)[0], images[batch_of(images, 3)[2]])
 
 
-def test_a_crop_has_the_likelihood_that_a_model_of_its_size_gives_it(rng, eager):
-    large, small = small_levels(image_shape=(16, 8, 3)), small_levels(image_shape=(8, 8, 3))
-    large.initialize(rng.integers(0, 256, (16, 16, 8, 3)).astype(np.uint8))
-    small.set_flow_weights(large.get_flow_weights())
-    images = rng.integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
-    of_crops = large.dequantized_log_prob(large.dequantized(images, 0.5))
-    np.testing.assert_array_equal(of_crops, small.dequantized_log_prob(small.dequantized(images, 0.5)))
-
-
 @pytest.mark.long
 def test_training_on_crops_is_that_of_a_model_of_their_size(rng, eager):
     images = rng.integers(0, 256, (16, 16, 16, 3)).astype(np.uint8)

@@ -12,7 +12,7 @@ from glow_tf import ConfigError, PartsTrainer, phases
 from glow_tf.data.arrays import Rows
 from glow_tf.data.batches import untuned
 from glow_tf.training.feed import inputs
-from glow_tf.training.feed.batch import first_examples, noise_of_step
+from glow_tf.training.feed.batch import noise_of_step
 from glow_tf.training.optim.optimizers import FusedAdamax
 
 
@@ -79,22 +79,6 @@ def test_gradients_that_are_accumulated_make_the_step_of_the_larger_batch(small_
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-@pytest.mark.slow
-def test_a_step_that_is_skipped_amid_accumulated_ones_counts_as_zero(small_images):
-    noise = np.full(small_images.shape, 0.5, np.float32)
-    broken, weights = noise.copy(), []
-    broken[24:32] = 1e30  # the last batch of the first four, whose step makes the update
-    for given, count in ((broken, 32), (noise, 24)):
-        trainer = whole_trainer(keras.optimizers.SGD(1e-2, gradient_accumulation_steps=count // 8))
-        trainer.initialize(small_images[:24])
-        before = trainer.glow.get_weights()
-        fit(dataset_of(small_images[:count], 8, noise=given[:count]), trainer=trainer)
-        pairs = zip(trainer.glow.get_weights(), before, strict=True)
-        weights.append([after - start for after, start in pairs])
-    for skipped, without in zip(*weights, strict=True):
-        np.testing.assert_allclose(skipped, without * 3 / 4, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     "option", ["gradient_accumulation_steps", "clipnorm", "global_clipnorm", "clipvalue"]
 )
@@ -127,16 +111,6 @@ def test_a_dataset_of_unknown_length_trains_to_its_end(small_images):
     trainer = make_trainer()
     fit(dataset, epochs=2, trainer=trainer)
     assert trainer.optimizers[0].iterations == 2 * 4
-
-
-@pytest.mark.long
-def test_images_of_unknown_size_are_taken_and_checked_as_they_come(small_images):
-    spec = tf.TensorSpec((None, None, None, 1), tf.uint8)
-    loose = tf.data.Dataset.from_generator(lambda: in_batches(small_images), output_signature=spec)
-    assert fit(loose)["bpd"] == fit(dataset_of(small_images))["bpd"]
-    wrong = tf.data.Dataset.from_generator(lambda: in_batches(small_images[:, :4]), output_signature=spec)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[4,8,1\]|is not compatible|mismatch"):
-        fit(wrong)
 
 
 def test_labels_of_a_dataset_are_dropped_by_the_map_that_the_error_names(small_images):
@@ -182,24 +156,6 @@ def test_predict_takes_what_evaluate_takes(small_images):
 # Batches of every size
 
 
-@pytest.mark.slow  # the next one has its gradient
-def test_an_empty_batch_changes_nothing(small_images):
-    noise = np.random.default_rng(3).uniform(size=small_images.shape).astype("float32") * 0.99
-    pieces = [slice(0, 16), slice(0, 0), slice(16, 32)]
-    whole = {"images": small_images, "noise": noise}
-    spec = {name: tf.TensorSpec((None, 8, 8, 1), own.dtype) for name, own in whole.items()}
-    with_empty = tf.data.Dataset.from_generator(
-        lambda: ({name: own[piece] for name, own in whole.items()} for piece in pieces), output_signature=spec
-    )
-    results = []
-    for dataset in (with_empty, dataset_of(small_images[:32], noise=noise[:32])):
-        trainer = make_trainer()
-        history = fit(dataset, trainer=trainer, epochs=2)
-        evaluated = trainer.evaluate(dataset, verbose=0, return_dict=True)
-        results.append([*history["bpd"], evaluated["bpd"], evaluated["bpd_se"]])
-    np.testing.assert_allclose(*results, rtol=1e-6)
-
-
 def test_an_empty_batch_gives_no_gradient(small_images):
     trainer = make_trainer()
     trainer.initialize(small_images)
@@ -228,27 +184,6 @@ def test_an_uneven_last_batch_over_two_replicas_trains_as_on_one(small_images):
     np.testing.assert_allclose(results[1][2], results[0][2], rtol=1e-5)
 
 
-def test_replicas_draw_their_slices_of_the_noise_of_the_whole_batch(small_images):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    whole = noise_of_step(tf.constant(small_images[:8]), (5, 0), tf.constant(3))
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
-    def noises(first):
-        def own():
-            return noise_of_step(tf.constant(small_images[:4]), (5, 0), tf.constant(3))
-
-        def uneven():
-            place = tf.distribute.get_replica_context().replica_id_in_sync_group
-            images = tf.constant(small_images)[: tf.where(tf.equal(place, 0), first, 8 - first)]
-            assert images.shape[0] is None
-            return noise_of_step(images, (5, 0), tf.constant(3))
-
-        return strategy.run(own), strategy.run(uneven)
-
-    for found in noises(tf.constant(5)):
-        np.testing.assert_array_equal(tf.concat(strategy.experimental_local_results(found), 0), whole)
-
-
 def test_steps_without_noise_draw_it_anew(small_images):
     images = tf.constant(small_images[:4])
     steps = (((5, 0), 3), ((5, 0), 4), ((5, 1), 3))  # parts count their own steps
@@ -267,23 +202,6 @@ def test_an_evaluation_does_not_depend_on_the_batches(small_images):
         assert found["bpd"] == pytest.approx(expected["bpd"], rel=1e-6)
 
 
-def test_a_model_in_float64_trains_on_batches_of_any_size(small_images, eager):
-    trainer = PartsTrainer(small_glow("float64", flow_steps=1, parts="1"), phases("end_to_end", 1, 1))
-    trainer.compile("sgd", run_eagerly=True)
-    assert np.isfinite(trainer.fit(dataset_of(small_images[:20]), verbose=0).history["bpd"]).all()
-
-
-def test_keras_arguments_mean_what_they_mean_in_keras(small_images):
-    glow = make_trainer().glow
-    arguments = {"steps_per_epoch": None, "validation_split": 0.5, "validation_data": small_images[:5]}
-    inputs.for_fit(glow, small_images, 16, 7, arguments | {"validation_batch_size": 3})
-    arguments |= {"validation_batch_size": 3}
-    inputs.for_fit(glow, small_images, 16, 7, arguments)
-    assert arguments["steps_per_epoch"] == 4
-    assert arguments["validation_data"].element_spec["images"].shape[0] == 3
-    assert sum(float(tf.reduce_sum(batch["weight"])) for batch in arguments["validation_data"]) == 5
-
-
 # What is refused
 
 NOISE = np.zeros((64, 8, 8, 1), "float32")
@@ -294,24 +212,13 @@ REFUSED = {
         dataset_of(IMAGES).map(lambda x: (x, x)),
         r"drops labels\. Received: a dataset of tuples",
     ),
-    "images alone in a tuple": (dataset_of(IMAGES).map(lambda x: (x,)), "Received: a dataset of tuples"),
     "images and labels as one": ((IMAGES, np.arange(64)), "drops labels. Received: tuple"),
     "labels by name": (
         dataset_of(IMAGES, labels=np.arange(64)),
         r"images and, if any, noise, index;.*'labels': 'int64",
     ),
-    "labels of an array": (
-        {"images": IMAGES, "labels": np.arange(64)},
-        r"if any, noise, index;.*'labels': 'int64",
-    ),
     "images as noise": (dataset_of(IMAGES, noise=IMAGES), r"noise must be floating-point.*Received: uint8"),
-    "noise of another shape": (dataset_of(IMAGES, noise=NOISE[:, :4]), r"noise .* of the images' shape"),
     "noise beyond 1": (dataset_of(IMAGES, noise=NOISE + 1), r"noise must be in \[0, 1\).*values in \[1, 1\]"),
-    "noise that is not finite": (dataset_of(IMAGES, noise=NOISE * np.nan), r"in \[0, 1\).*\[nan, nan\]"),
-    "weights for training": (
-        dataset_of(IMAGES, weight=np.ones(64, "float32")),
-        "if any, noise, index;.*'weight'",
-    ),
     "an index of numbers": (
         dataset_of(IMAGES, index=np.ones(64, "float32")),
         r"index must be integers \[N\]",
@@ -334,13 +241,6 @@ REFUSED = {
     "an empty dataset": (dataset_of(IMAGES).take(0), "at least one batch. Received: an empty dataset"),
     "a PyDataset": (Batches(IMAGES), r"from_generator\(.*Received: Batches"),
     "a generator": (in_batches(IMAGES), r"from_generator\(.*Received: generator"),
-    "an iterator of a dataset": (iter(dataset_of(IMAGES)), "Received: OwnedIterator"),
-    "a number": (3, "data must be an array of uint8 images.*Received: int"),
-    "noise of an array": (
-        {"images": IMAGES, "noise": NOISE},
-        r"an array has noise that is drawn.*\['noise'\]",
-    ),
-    "floating-point arrays": (NOISE, "images must be uint8"),
     "a list of numbers": (IMAGES.tolist(), "data must be an array of uint8 images.*Received: list"),
 }
 
@@ -362,12 +262,9 @@ def test_fit_refuses_before_any_step(name):
         ({"sample_weight": np.ones(64)}, "sample_weight is not used"),
         ({"class_weight": {0: 1.0}}, "class_weight is not used"),
         ({"validation_data": (IMAGES, IMAGES)}, "labels are not used otherwise. Received: y"),
-        ({"validation_data": (IMAGES,)}, "drops labels. Received: tuple"),
         ({"validation_data": Batches(IMAGES)}, r"if any, noise, weight;.*Received: Batches"),
         ({"validation_split": 0.999}, "validation_split must leave images"),
-        ({"batch_size": 8.5}, r"batch_size must be a positive integer. Received: batch_size=8\.5"),
         ({"batch_size": 0}, "batch_size must be a positive integer"),
-        ({"validation_data": IMAGES[:0]}, r"images must be uint8 .* Received: uint8 of shape \(0, 8"),
         ({"shuffle": False}, "an array is shuffled anew every epoch.*Received: shuffle=False"),
     ],
 )
@@ -402,23 +299,6 @@ def test_an_evaluation_without_an_end_is_refused():
         fit(IMAGES, validation_data=endless)
 
 
-def test_the_first_images_of_replicas_are_those_of_the_dataset():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
-        dataset = strategy.experimental_distribute_dataset(dataset_of(IMAGES, 8, noise=NOISE))
-        first = first_examples(dataset, 12)
-    assert first.keys() == {"images", "noise"}
-    np.testing.assert_array_equal(first["images"], IMAGES[:12])
-    np.testing.assert_array_equal(first["noise"], NOISE[:12])
-
-
-def test_a_dataset_is_checked_once(monkeypatch):
-    trainer, dataset = make_trainer(), dataset_of(IMAGES, noise=NOISE)
-    fit(dataset, trainer=trainer)
-    monkeypatch.setattr(inputs, "_check_values", lambda *_: pytest.fail("it is checked again"))
-    fit(dataset, trainer=trainer)
-
-
 def test_what_was_checked_for_training_is_checked_again_for_evaluation(small_images, rng, eager):
     noise = rng.uniform(size=small_images.shape).astype(np.float32)
     dataset = dataset_of(small_images, noise=noise, index=np.arange(len(small_images)))
@@ -427,27 +307,6 @@ def test_what_was_checked_for_training_is_checked_again_for_evaluation(small_ima
     for model in (trainer, make_trainer()):
         with pytest.raises(ConfigError, match=r"if any, noise, weight;.*'index': 'int64"):
             model.evaluate(dataset)
-
-
-def test_a_dataset_of_one_model_is_checked_again_for_another(small_images):
-    dataset = dataset_of(small_images)
-    inputs.for_evaluation(small_glow(), dataset, None, 0, {})
-    with pytest.raises(ConfigError, match=r"images must be uint8 \[N, 8, 8, 3\].*Received: "):
-        inputs.for_evaluation(small_glow(image_shape=(8, 8, 3)), dataset, None, 0, {})
-
-
-@pytest.mark.long
-def test_noise_of_an_evaluation_depends_on_no_batch_size_where_something_is_given(rng):
-    given = rng.normal(size=(64, 3)).astype(np.float32)
-    glow = small_glow(flow_steps=1, num_blocks=1, parts="1", condition_shape=(3,))
-    trainer = PartsTrainer(glow, seed=7)
-    trainer.compile()
-    expected = trainer.evaluate(IMAGES, given, verbose=0, return_dict=True)["bpd"]
-    for batch in (64, 24):
-        found = trainer.evaluate(dataset_of(IMAGES, batch, condition=given), verbose=0, return_dict=True)[
-            "bpd"
-        ]
-        assert found == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.long

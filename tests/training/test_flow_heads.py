@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import config, rows_of, train
-from small import copy_of, eagerly, make_small_images, objectives, small_config, small_glow
+from small import copy_of, objectives, small_config, small_glow
 
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, phases
-from glow_tf.devices.strategies import make_strategy, part_devices
 from glow_tf.layout.partition import part_layouts, relative_cost
 from glow_tf.layout.schedule import end_to_end, one_part, simultaneous
 from glow_tf.model.parts import get_weights_by_step, set_weights_by_step
@@ -157,22 +156,6 @@ def test_the_model_and_the_test_bpd_do_not_know_of_heads(small_images, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", ["sequential", "simultaneous"])
-def test_local_bpd_is_empty_where_a_head_does_not_run(schedule, tmp_path):
-    small = {"flow_steps": 1, "parts": "by_block:2", "part_epochs": 2, "finetune_epochs": 1}
-    settings = config(tmp_path / "run", **FAST, **HEAD, **small, schedule=schedule)
-    summary = train(settings)
-    rows = rows_of(tmp_path / "run")
-    assert [row["phase"] for row in rows][-1] == "end_to_end"
-    filled = [[bool(row[f"local_bpd_{k}"]) for k in (1, 2)] for row in rows]
-    in_parts = {"simultaneous": [True, True]}.get(schedule)
-    assert filled == [in_parts or [True, False], in_parts or [False, True], [False, True]]
-    glow = glow_tf.load(tmp_path / "run")
-    count = sum(int(tf.size(v)) for part in glow.parts for v in part.flow_variables)
-    assert summary["parameters"] == count + sum(int(tf.size(v)) for v in glow.parts[-1].prior.weights)
-
-
-@pytest.mark.slow
 def test_a_run_with_heads_resumes_to_the_same_numbers(tmp_path):
     settings = {**FAST, **HEAD, "rate_schedule": "constant", "schedule": "simultaneous", "finetune_epochs": 0}
     train(config(tmp_path / "whole", **settings, part_epochs=2))
@@ -193,56 +176,3 @@ def test_heads_are_saved_and_loaded_with_their_trainer(tmp_path, small_images, e
     np.testing.assert_array_equal(*losses)
     glow = glow_tf.load(tmp_path / "trainer.keras")  # the model alone
     np.testing.assert_array_equal(glow.log_prob(small_images), trainer.glow.log_prob(small_images))
-
-
-def after_training(strategy, reversible=False, devices=()):
-    images = make_small_images(np.random.default_rng(0))
-    with make_strategy(strategy, 0).scope():
-        options = {"reversible": reversible, "run_eagerly": True}
-        small = {"flow_steps": 1, "parts": "by_block:2"}
-        trainer = make_trainer(part_epochs=1, finetune=0, devices=devices, options=options, **small)
-    with eagerly():
-        history = trainer.fit(images[:32], batch_size=16, validation_data=images[:20], verbose=0).history
-    return trainer.glow.get_weights(), history
-
-
-@pytest.fixture(scope="module")
-def on_one_device():
-    return after_training("one_device")
-
-
-# As far as it goes, devices/test_part_parallel.py has it: its models have heads. With activations computed
-# again test_levels.py trains, and bijectors/test_bijector_contract.py has their gradients.
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("strategy", "reversible"),
-    [
-        ("mirrored", False),
-        ("part_parallel", False),
-        ("one_device", True),
-    ],
-)
-def test_heads_train_alike_under_every_strategy(strategy, reversible, on_one_device):
-    devices = part_devices("part_parallel", "", 2) if strategy == "part_parallel" else ()
-    weights, history = after_training(strategy, reversible, devices)
-    for a, b in zip(on_one_device[0], weights, strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
-    for name, values in on_one_device[1].items():
-        np.testing.assert_allclose(history[name], values, rtol=2e-3, err_msg=name)
-
-
-def test_a_head_is_on_the_device_of_its_part():
-    devices = part_devices("part_parallel", "", 2)
-    glow = Glow(small_config(parts="by_block:2", **HEAD), devices, name="glow")
-    (head,) = heads_of(PartsTrainer(glow))
-    assert {v.value.device.rsplit("/", 1)[-1] for v in head.weights} == {"device:CPU:0"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("schedule", ["sequential", "alternating", "simultaneous"])
-def test_every_schedule_and_precision_trains_with_heads(schedule, precision, tmp_path):
-    settings = {**FAST, **HEAD, "schedule": schedule, "precision": precision, "part_epochs": 4}
-    train(config(tmp_path / "run", **settings, cache_prefix=schedule == "sequential"))
-    rows = rows_of(tmp_path / "run")
-    assert float(rows[-1]["test_bpd"]) < float(rows[0]["test_bpd"])

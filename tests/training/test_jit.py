@@ -28,12 +28,6 @@ def compiled():
     return train(jit_compile=True)
 
 
-@pytest.mark.parametrize(("gpus", "asked", "says_so"), [([], True, 1), ([], "auto", 0), (["GPU:0"], True, 0)])
-def test_xla_is_said_to_be_slow_on_a_cpu(gpus, asked, says_so, monkeypatch):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: gpus)
-    assert len(strategies.slow_compilation(asked)) == says_so
-
-
 @pytest.mark.slow
 def test_compiled_steps_train_like_steps_that_are_not(compiled):
     (trainer, history), (plain, plain_history) = compiled, train(jit_compile=False)

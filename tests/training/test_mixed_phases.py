@@ -119,8 +119,3 @@ def test_a_phase_of_more_parts_than_there_are_is_refused(glow):
     for phase in (Phase((3,)), Phase((0,), (1, 2, 3)), glow_tf.one_part(3), *whole):
         with pytest.raises(ConfigError, match=re.escape(f"3 parts of the glow. Received: phase '{phase}'")):
             glow_tf.PartsTrainer(glow, [phase])
-
-
-def test_a_whole_phase_is_named_as_such(glow):
-    trainer = glow_tf.PartsTrainer(glow, [Phase((0, 1, 2), (1, 2)), Phase((0, 1, 2))])
-    assert [phase.kind for phase in trainer.phases] == ["end_to_end", "simultaneous"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from glow_tf.training.optim.optimizers import FusedAdam, FusedAdamax, steps_made
+from glow_tf.training.optim.optimizers import FusedAdam, FusedAdamax
 
 PAIRS = {"adam": (FusedAdam, keras.optimizers.Adam), "adamax": (FusedAdamax, keras.optimizers.Adamax)}
 
@@ -53,40 +53,6 @@ def test_fused_optimizers_survive_serialisation(fused):
     assert twin.beta_2 == 0.9
 
 
-@pytest.mark.parametrize(("fused", "powers"), [(FusedAdam, 2), (FusedAdamax, 1)])
-def test_what_all_variables_share_is_computed_once_per_step(fused, powers):
-    variables = [keras.Variable(np.ones(3), dtype="float32") for _ in range(4)]
-    optimizer = fused(0.03)
-    optimizer.build(variables)
-    step = tf.function(lambda: optimizer.apply([tf.ones(3)] * 4, variables), autograph=False)
-    types = [operation.type for operation in step.get_concrete_function().graph.get_operations()]
-    assert (types.count("Pow"), sum(t.startswith("ResourceApply") for t in types)) == (powers, 4)
-    step()
-    optimizer.apply([tf.ones(3)] * 4, variables)
-    assert int(optimizer.iterations) == 2
-    expected = [v.numpy() for v in variables[:1]] * 4
-    np.testing.assert_array_equal([v.numpy() for v in variables], expected)
-
-
-@pytest.mark.parametrize("fused", [FusedAdam, FusedAdamax])
-def test_each_variable_has_moments_of_its_own(fused):
-    variables = [keras.Variable(np.zeros(n), dtype="float32", name="same") for n in (2, 3)]
-    optimizer = fused(use_ema=True)
-    optimizer.build(variables)
-    optimizer.apply([tf.ones(2), tf.zeros(3)], variables)
-    moments = [v for v in optimizer.variables if v.path.rsplit("_")[-1] in fused.MOMENTS]
-    assert [(m.shape, bool(m.numpy().any())) for m in moments] == [((2,), True)] * 2 + [((3,), False)] * 2
-
-
 def test_amsgrad_is_refused_and_not_left_out():
     with pytest.raises(ValueError, match=r"has no amsgrad.*Received: amsgrad=True"):
         FusedAdam(amsgrad=True)
-
-
-def test_steps_are_counted_also_those_whose_gradients_wait():
-    variable = keras.Variable(np.zeros(2), dtype="float32")
-    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
-    optimizer.build([variable])
-    for _ in range(3):
-        optimizer.apply([tf.ones(2)], [variable])
-    assert (int(steps_made(optimizer).numpy()), int(optimizer.iterations)) == (3, 1)

@@ -95,16 +95,6 @@ def test_a_loss_need_not_depend_on_all_of_its_part(small_images):
         assert np.isfinite(trainer.fit(small_images[:16], batch_size=16, verbose=0).history["bpd"]).all()
 
 
-def test_averages_are_those_of_each_part_and_its_objective(own, small_images):
-    glow = small_glow(**SMALL)
-    trainer = glow_tf.PartsTrainer(glow, [glow_tf.simultaneous(2)], objective=own)
-    trainer.compile(glow_tf.TrainConfig(ema=0.9), run_eagerly=True)
-    trainer.fit(small_images[:32], batch_size=16, verbose=0)
-    for k, optimizer in enumerate(trainer.optimizers):
-        averages = [v.numpy() for v in optimizer._model_variables_moving_average]
-        assert not moved(averages, [v.numpy() for v in trainer.forward_pass.variables_of(k)])
-
-
 def test_its_weights_move_with_its_part_alone(own, small_images):
     for k in (0, 1):
         glow = small_glow(**SMALL)
@@ -148,15 +138,6 @@ RUN = (
     *("--finetune_epochs=0", "--batch_size=16", "--tensorboard=false", "--sample_every=0", "--export=false"),
     "--objective=their_objective:Reconstruction",
 )
-
-
-def test_an_objective_that_is_not_there_is_found_before_the_images_are_read(tmp_path, monkeypatch):
-    monkeypatch.delattr(glow_tf.data, "load")
-    config = config_of(
-        [*RUN[:-1], "--objective=nowhere:Class", "--strategy=one_device", f"--workdir={tmp_path}"]
-    )
-    with pytest.raises(glow_tf.ConfigError, match=r"must be module:Class.*Received: objective='nowhere:Cl"):
-        train(config)
 
 
 class StopsAfter(keras.callbacks.Callback):

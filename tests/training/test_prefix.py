@@ -24,7 +24,6 @@ from glow_tf.layout.schedule import (
 from glow_tf.run import context
 from glow_tf.run.callbacks import FillPrefixCaches
 from glow_tf.run.epoch import EpochResult
-from glow_tf.training.step import prefix
 from glow_tf.training.step.prefix import PrefixCache, cache_bytes
 
 ALTERNATING = phases("alternating", 3, 7, 1, period=2)  # 1 1 2 2 3 3 1, end to end
@@ -161,18 +160,6 @@ def test_a_cache_is_made_of_the_one_before_with_its_noise(small_images, eager):
     for cache in (before, extended):
         cache.noise_epoch = None
     assert extended.fill(batches, 2) > 0
-
-
-@pytest.mark.parametrize("batch", [4, 8])
-def test_tracing_is_not_among_the_seconds_of_filling_a_cache(batch, small_images, monkeypatch):
-    cache, clock = PrefixCache(small_glow(flow_steps=1, parts="by_block:2"), 1, 8), [0]
-
-    def store(*_):
-        clock[0] += 1 if clock[0] else 48
-
-    monkeypatch.setattr(cache, "_store", store)
-    monkeypatch.setattr(prefix, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
-    assert cache.fill(lambda epoch: data.prefix_batches(small_images[:8], batch, 0, epoch), 0) == 8 / batch
 
 
 def test_a_cache_is_filled_anew_with_the_noise_of_another_turn(small_images):

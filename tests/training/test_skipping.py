@@ -137,11 +137,6 @@ def test_an_epoch_that_skips_every_step_ends_the_run(small_images):
         trainer.fit(batches(small_images, [GOOD, GOOD]), initial_epoch=1, epochs=2, verbose=0)
 
 
-def test_the_steps_skipped_in_an_earlier_epoch_do_not_count(small_images):
-    trainer = make_trainer(small_images, SGD, max_skipped_steps=2)
-    assert fit(trainer, small_images, [GOOD, BAD, BAD], epochs=3)["skipped_steps"] == [2, 2, 2]
-
-
 @pytest.mark.slow
 def test_a_resumed_run_skips_what_an_uninterrupted_one_skips(small_images, tmp_path):
     """Each epoch ends with as many steps that overflow as may be skipped."""

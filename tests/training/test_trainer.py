@@ -5,14 +5,13 @@ import types
 
 import keras
 import numpy as np
-import own_layers
 import pytest
 import tensorflow as tf
 from small import make_small_images, perturb, small_config, small_glow, weight_of
 
 from glow_tf import ConfigError, DivergedError, Glow, PartsTrainer, TrainConfig, data, phases
-from glow_tf.layout.schedule import end_to_end, one_part
-from glow_tf.training.optim.optimizers import FusedAdamax, PartRate, check_rates, make_optimizers
+from glow_tf.layout.schedule import one_part
+from glow_tf.training.optim.optimizers import FusedAdamax, make_optimizers
 
 
 def make_trainer(
@@ -76,19 +75,10 @@ def test_each_phase_is_traced_once():
     assert len(traced) <= 2 * 3
 
 
-@keras.saving.register_keras_serializable(package="test")
-class OwnGradient(own_layers.Shear):
-    def forward_and_log_det(self, x, condition=None):
-        doubled = tf.custom_gradient(lambda x: (2 * x, lambda upstream: 2 * upstream))
-        y, log_det = super().forward_and_log_det(x, condition)
-        return 0.5 * doubled(y), log_det
-
-
-@pytest.mark.parametrize("own", [{}, {"bijectors": OwnGradient}], ids=["own", "custom_gradient"])
-def test_a_part_that_was_frozen_first_trains_in_a_later_phase(small_images, own):
+def test_a_part_that_was_frozen_first_trains_in_a_later_phase(small_images):
     """As where a run goes on after part 1: its functions are traced before gradients of them are needed."""
     trainer = PartsTrainer(
-        Glow(small_config(num_blocks=1, flow_steps=2, parts="1,1"), **own), phases("alternating", 2, 2, 1)
+        Glow(small_config(num_blocks=1, flow_steps=2, parts="1,1")), phases("alternating", 2, 2, 1)
     )
     trainer.compile([FusedAdamax(5e-3) for _ in range(2)])
     trainer.fit(small_images[:16], batch_size=16, initial_epoch=1, epochs=2, verbose=0)
@@ -116,11 +106,6 @@ def test_every_epoch_has_the_same_logs_with_nan_where_its_phase_computes_nothing
     first = {"local_bpd_1", "gradient_norm_1", "skipped_steps"}
     assert computed == [*[first, every - {"gradient_norm_1"}] * 2, every, every]
     assert logs[-1]["loss"] == logs[-1]["bpd"]
-
-
-def test_the_last_local_bpd_is_the_train_bpd():
-    history = trained("alternating").history
-    np.testing.assert_array_equal(history["bpd"], history["local_bpd_2"])
 
 
 def test_parts_under_end_to_end_equal_one_part_step_for_step(small_images, eager):
@@ -235,10 +220,7 @@ def test_compile_needs_one_optimizer_per_part():
     [
         {"clip_norm": -1},
         {"clip_norm": math.inf},
-        {"clip_norm": math.nan},
-        {"clip_norm": "1"},
         {"max_skipped_steps": 1.5},
-        {"max_skipped_steps": -1},
     ],
     ids=str,
 )
@@ -247,19 +229,6 @@ def test_compile_refuses_options_that_no_step_could_have(option):
     (name,) = option
     with pytest.raises(ConfigError, match=f"must not be negative. Received: .*{name}="):
         PartsTrainer(glow).compile("adam", **option)
-
-
-def test_fit_and_evaluate_refuse_images_of_another_kind(small_images):
-    trainer = make_trainer()
-    for method in (trainer.fit, trainer.evaluate):
-        with pytest.raises(ValueError, match=r"images must be uint8.*Received: float32"):
-            method(small_images.astype(np.float32) / 255)
-    with pytest.raises(ValueError, match=r"Received: uint8 of shape \(64, 4, 8, 1\)"):
-        trainer.fit(small_images, validation_data=small_images[:, :4])
-    floats = tf.data.Dataset.from_tensor_slices(small_images.astype(np.float32) / 255).batch(16)
-    for method in (trainer.fit, trainer.evaluate):
-        with pytest.raises(ValueError, match=r"images must be uint8 \[N, 8, 8, 1\].*Received: .*float32"):
-            method(floats)
 
 
 def test_fit_takes_tensors_and_keras_arguments(small_images, eager):
@@ -305,25 +274,6 @@ def test_a_finetune_rate_starts_its_own_cosine_without_warmup():
     assert [float(rate(s)) for s in (10, 20, 30, 40)] == pytest.approx([5e-3, 4e-3, 2e-3, 0.0], abs=1e-7)
 
 
-def test_a_second_rate_needs_the_step_at_which_it_starts():
-    for arguments in ({"finetune_learning_rate": 1e-3}, {"finetune_from": 10}):
-        with pytest.raises(ConfigError, match=r"go together. Received: "):
-            PartRate(1e-2, 100, **arguments)
-
-
-def test_epochs_at_a_rate_that_has_fallen_to_zero_are_refused():
-    planned = phases("alternating", 2, 4, 1)
-    optimizers = make_optimizers(TrainConfig(), planned, 2, steps_per_epoch=4)
-    check_rates(optimizers, planned, 4)
-    with pytest.raises(ConfigError, match=r"cosine of part 1 ends with its step 12, .*'end to end' after"):
-        check_rates(optimizers, [*planned, end_to_end(2)], 4)
-    optimizers[1].iterations.assign(12)
-    check_rates(optimizers, planned[2:3], None)  # it trains part 1
-    with pytest.raises(ConfigError, match=r"cosine of part 2 .*phase 'part 2' after 12 of its steps"):
-        check_rates(optimizers, planned[2:4], None)
-    check_rates(make_optimizers(TrainConfig(rate_schedule="constant"), planned, 2, 4), planned * 9, 4)
-
-
 def test_a_trainer_whose_cosine_is_over_says_so_before_a_step(small_images):
     glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
     trainer = PartsTrainer(glow, phases("end_to_end", 1, 2))
@@ -333,11 +283,6 @@ def test_a_trainer_whose_cosine_is_over_says_so_before_a_step(small_images):
         with pytest.raises(ConfigError, match="ends with its step 8, and later epochs would change nothing"):
             trainer.fit(**given, epochs=3, verbose=0)
     assert not glow.initialized
-
-
-def test_rate_survives_serialisation():
-    rate = PartRate(1e-2, 100, 5, True, 1e-3, 60)
-    assert PartRate.from_config(rate.get_config()).get_config() == rate.get_config()
 
 
 @pytest.mark.parametrize(("beta_2", "expected"), [("0.99", 0.99), ("oai", 0.9)])
@@ -352,18 +297,11 @@ def test_beta_2_of_adamax(beta_2, expected):
     ("options", "message"),
     [
         ({"steps_per_execution": 0}, "steps_per_execution must be 1 or more, an integer. Received: .*=0"),
-        ({"steps_per_execution": "auto"}, "steps_per_execution must be 1 or more, an integer"),
     ],
 )
 def test_options_that_are_no_counts_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         PartsTrainer(small_glow()).compile("adam", rate_scaling="none", **options)
-
-
-def test_a_rate_of_zero_is_taken_for_callbacks_that_warm_up():
-    trainer = PartsTrainer(small_glow())
-    trainer.compile(keras.optimizers.Adam(0.0))
-    assert [float(own.learning_rate) for own in trainer.optimizers] == [0.0] * len(trainer.glow.parts)
 
 
 def test_optimizers_by_name_are_made_for_the_trainers_strategy():
