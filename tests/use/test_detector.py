@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from sklearn.base import clone
 from sklearn.datasets import load_digits
-from small import preset_once, small_glow, small_levels
+from small import small_glow, small_levels
 
 from glow_tf.commands import cli
 from glow_tf.commands import score as command
@@ -20,7 +20,6 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.data.arrays import fingerprint
 from glow_tf.run.files.checksums import write_data
 from glow_tf.use import NoveltyDetector
-from glow_tf.use.score.models import Tuner
 from glow_tf.use.score.places import place_maps
 from glow_tf.use.score.rule import Rule
 
@@ -74,22 +73,6 @@ def test_log_densities_of_places_add_up_to_that_of_the_image(glow, small_images,
     np.testing.assert_allclose(squares, np.square(eps).sum(axis=1), rtol=1e-4)
 
 
-def test_levels_of_odd_sides_have_maps_too(rng, eager):
-    glow = small_levels(image_shape=(11, 8, 3))
-    maps = place_maps(glow, tf.constant(rng.integers(0, 256, (2, 11, 8, 3)).astype(np.uint8)))
-    assert sorted(maps) == [(1, 1), (2, 2), (5, 4)]
-
-
-def test_a_change_in_one_corner_leaves_the_opposite_one_as_it_was(eager):
-    glow = preset_once("cifar10_small")
-    images = np.random.default_rng(0).integers(90, 110, (1, 32, 32, 3)).astype(np.uint8)
-    changed = images.copy()
-    changed[:, :2, :2] = [[[0], [255]], [[255], [0]]]
-    before, after = (place_maps(glow, tf.constant(own))[16, 16].numpy() for own in (images, changed))
-    assert abs(after - before)[0, 0, 0, 0] > 0.5
-    np.testing.assert_allclose(after[:, -1, -1], before[:, -1, -1], atol=1e-4)
-
-
 @pytest.mark.slow
 def test_false_alarms_come_at_the_rate_that_was_asked_for():
     shares = []
@@ -111,15 +94,6 @@ def test_one_odd_place_is_found_where_it_is_and_a_shift_of_all_is_unusual_as_a_w
     kind, places = rule(odd, (8, 8))
     assert np.unravel_index(np.argmax(places[0]), (8, 8)) in [(6, 2), (7, 2), (6, 3), (7, 3)]
     assert kind[1] > 1 > np.max(places[1])
-
-
-def test_the_map_is_the_mean_of_those_of_the_resolutions(detector, digits):
-    images = np.concatenate([flat(), digits[40:43]])
-    levels, heat = detector.level_heats(images), detector.heat(images)
-    assert list(levels) == ["4x4", "2x2"]
-    unit = detector._rule.arrays["scale"][1, 1]
-    together = np.log(np.mean([np.exp(own * unit) for own in levels.values()], axis=0)) / unit
-    np.testing.assert_allclose(together, heat, atol=1e-3)
 
 
 def test_what_is_unlike_the_good_images_is_flagged_and_what_is_like_them_is_not(detector, digits):
@@ -146,21 +120,6 @@ def test_names_are_those_of_pyod_and_scikit_learn(detector, digits):
     assert copy.get_params()["contamination"] == 0.2
     with pytest.raises(ConfigError, match="fit must be called first"):
         copy.predict(images)
-
-
-@pytest.mark.slow
-def test_a_copy_that_is_tuned_again_is_what_it_was_after_the_first_time(digits):
-    prior = small_glow(flow_steps=1, num_blocks=1, parts="1")
-    before = prior.get_weights()
-    tuner = Tuner(prior, 20, epochs=1)
-    tuner.tune(digits[:20])
-    first = tuner.glow.get_weights()
-    tuner.tune(digits[20:40])
-    tuner.tune(digits[:20])
-    for mine, expected in zip(tuner.glow.get_weights(), first, strict=True):
-        np.testing.assert_allclose(mine, expected, atol=1e-6)
-    for mine, expected in zip(prior.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(mine, expected)
 
 
 def test_a_detector_is_saved_loaded_and_exported_with_the_same_numbers(detector, digits, tmp_path):
@@ -197,23 +156,16 @@ def with_arrays(change):
 DAMAGES = {
     "no folder": (shutil.rmtree, "No such file"),
     "no JSON": (lambda folder: (folder / "detector.json").write_bytes(b"{"), "Expecting"),
-    "a list": (lambda folder: (folder / "detector.json").write_bytes(b"[]"), "list indices"),
     "another format": (with_json({"format": 7}), "another format"),
     "features": (
         with_json({"features": "mine"}),
         "features must be the network that it was fitted with: 'mine'",
     ),
-    "a setting of another kind": (with_json({"contamination": "all"}), "not supported between"),
     "no prior": (lambda folder: shutil.rmtree(folder / "prior"), "preset must be one of"),
     "an array missing": (with_arrays(lambda own: own.pop("scale")), "none for 'scale'"),
-    "an array more": (with_arrays(lambda own: own.update(more=np.zeros(2))), "one for 'more'"),
     "another rule": (
         with_arrays(lambda own: own.update({"places 0 mean": np.zeros(2, np.float32)})),
         r"real numbers of shape \(3,\) as 'places 0 mean'. Received: F32 of shape \(2,\)",
-    ),
-    "too few good images": (
-        with_arrays(lambda own: own.update({n: own[n][:3] for n in ("good images", "worst places")})),
-        "contamination must be 0.25 or more",
     ),
     "not a number": (
         with_arrays(lambda own: own["worst places"].fill(np.nan)),
@@ -242,12 +194,6 @@ def test_wrong_use_is_refused_before_anything_is_loaded(digits):
             getattr(NoveltyDetector("none"), name)
 
 
-def test_a_prior_that_is_trained_on_does_not_change_its_detector(detector, digits):
-    assert detector.prior_ is not detector.prior
-    for own, given in zip(detector.prior_.weights, detector.prior.weights, strict=True):
-        np.testing.assert_array_equal(own, given)
-
-
 # The command
 
 
@@ -264,25 +210,6 @@ def folder(tmp_path, monkeypatch, digits, detector):
     Image.fromarray(flat()[0, ..., 0]).save(tmp_path / "odd" / "=flat.png")
     detector.save(tmp_path / "detector")
     return tmp_path
-
-
-def test_the_prior_that_is_taken_by_default_is_the_same_in_the_command():
-    values = flags.FlagValues()
-    command.define(values)
-    assert values["model"].default == NoveltyDetector().prior
-
-
-def test_the_command_fits(tmp_path, monkeypatch, capsys, presets_loaded_once):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(NoveltyDetector, "fit", lambda self, images, condition: self)
-    saved = []
-    monkeypatch.setattr(NoveltyDetector, "save", lambda self, path: saved.append(path))
-    monkeypatch.setattr(NoveltyDetector, "smallest", 1 / 21)
-    assert run("fit", "--model=digits", "--dataset=digits", "--examples=20", "--false_alarms=0.01") == 0
-    said = capsys.readouterr().out
-    assert "WARNING: with 20 good images no p-value is below 0.048, and check refuses" in said
-    assert "For --false_alarms=0.01 fit takes 99 images or more." in said
-    assert [path.name for path in saved] == ["detector"]
 
 
 def test_the_command_checks_a_folder_and_shows_where(folder, capsys):
@@ -305,29 +232,6 @@ def test_the_command_checks_a_folder_and_shows_where(folder, capsys):
     assert "false_alarms must be 0.025 or more" in capsys.readouterr().err
 
 
-def test_images_that_a_model_was_trained_on_are_no_measure(folder):
-    """The folder has no test/, so without --split its training images are among the good ones."""
-    (folder / "run").mkdir()
-    (folder / "run" / "flags.cfg").write_text("--dataset=folder:good\n")
-    values = flags.FlagValues()
-    command.define(values)
-
-    def trained_on(model, dataset, split):
-        values(["score", f"--model={model}", f"--dataset={dataset}", f"--split={split}"])
-        return command.trained_on(values, flat(1))
-
-    for split, expected in (("", True), ("train", True), ("all", True), ("test", False)):
-        for same in ("folder:good", "folder:good/", f"folder:{folder}/good"):
-            assert trained_on("run", same, split) == expected
-        assert trained_on("digits", "digits", split) == (expected and split != "")
-    (folder / "good" / "test").mkdir(parents=True)  # without images, it holds nothing out
-    assert trained_on("run", "folder:good", "")
-    assert not trained_on("run", "folder:bad", "")
-    assert not trained_on("digits", "folder:digits", "")
-    (folder / "run" / "flags.cfg").write_text("--dataset=file:good.npy\n")
-    assert trained_on("run", f"file:{folder}/good.npy", "")  # of a file all images are taken
-
-
 def test_training_images_are_known_by_their_checksum_wherever_they_lie(folder, digits, capsys):
     (folder / "run" / "checkpoints").mkdir(parents=True)
     values = flags.FlagValues()
@@ -345,9 +249,7 @@ def test_training_images_are_known_by_their_checksum_wherever_they_lie(folder, d
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "needs an action first: fit or check. Received: ''"),
         (["scan"], "needs an action first: fit or check. Received: 'scan'"),
-        (["check"], "calibration must be the folder of a detector"),
         (["fit", "--model=digits", "--false_alarms=0"], "false_alarms must be between 0 and 1"),
         (["fit", "--model=digits", "--calibration="], "calibration must be a folder with a name"),
         (["fit", "--model=digits", "--dataset=digits", "--examples=5"], "20 good images or more"),
@@ -360,19 +262,6 @@ def test_bad_input_ends_with_a_sentence(
     monkeypatch.chdir(tmp_path)
     assert run(*arguments) == 1
     assert message in capsys.readouterr().err
-
-
-def test_a_place_that_tensorflow_cannot_read_is_refused(detector, tmp_path):
-    with pytest.raises(ConfigError, match=r"path must be a path without \["):
-        detector.export(tmp_path / "ex[1]")
-
-
-def test_numbers_of_numpy_are_settings_too(detector, tmp_path):
-    own = clone(detector).set_params(seed=np.int64(3))
-    own.models_, own._rule = detector.models_, detector._rule
-    own.decision_scores_, own._worst = detector.decision_scores_, detector._worst
-    own.save(tmp_path / "kept")
-    assert NoveltyDetector.load(tmp_path / "kept").seed == 3
 
 
 def test_images_of_several_sizes_and_other_priors_are_named(digits):
