@@ -196,6 +196,21 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch, error):
     assert [(own, own.read_bytes()) for own in tmp_path.iterdir()] == [(path, b"old")]
 
 
+def test_what_killed_writes_left_in_a_workdir_is_removed_when_a_run_claims_it(tmp_path):
+    left = [".history.csv.0123abcd.tmp", "samples/.epoch_0001.png.00000000.tmp"]
+    left += ["checkpoints/.checkpoint.ffffffff.tmp", "checkpoints/within/1/.a.0123abcd.tmp"]
+    kept = [".history.csv.tmp", "notes.0123abcd.tmp", "export/.a.0123abcd.tmp"]
+    for name in (*left, *kept):
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).touch()
+    (tmp_path / left[0]).touch()
+    folder = workdir.Workdir(config(tmp_path / "run"))
+    folder.claim()
+    folder.close()
+    assert [name for name in (*left, *kept) if (tmp_path / "run" / name).exists()] == kept
+    assert (tmp_path / left[0]).exists()
+
+
 def test_a_history_that_lacks_epochs_of_its_checkpoint_is_found_on_resuming(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
