@@ -6,14 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import rows_of, train
+from helpers import train
 from small import make_small_images
 
 import glow_tf
-from glow_tf import ConfigError, Glow, data
+from glow_tf import ConfigError, Glow
 from glow_tf.architectures.levels import Levels
 from glow_tf.commands import cli
-from glow_tf.run.files import saved
 from glow_tf.use.run_presets import assemble, save_run_to_preset
 
 pytestmark = pytest.mark.long
@@ -78,20 +77,6 @@ def test_the_command_writes_a_preset_and_says_where_each_part_is_from(parts, tmp
     np.testing.assert_array_equal(Glow.from_preset(tmp_path / "preset").bits_per_dim(images), expected)
 
 
-@pytest.mark.slow
-def test_a_part_is_exchanged_alone(parts, tmp_path, eager):
-    better = run(tmp_path / "better", only_part=2, learning_rate=0.05)
-    old, new = assemble(parts).glow, assemble([parts[0], better, parts[2]]).glow
-    for mine, others in zip(old.parts[0].get_weights(), new.parts[0].get_weights(), strict=True):
-        np.testing.assert_array_equal(mine, others)
-    assert any((a != b).any() for a, b in zip(old.get_weights(), new.get_weights(), strict=True))
-    trainer = glow_tf.load_trainer(better)
-    images = data.load(glow_tf.RunConfig.from_settings({**SETTINGS, "workdir": str(better)}).data).test
-    found, row = trainer.evaluate(images, verbose=0, return_dict=True), rows_of(better)[-1]
-    for name in ("bpd", "bpd_se"):
-        assert float(row[f"test_{name}"]) == pytest.approx(found[name], abs=2e-6)
-
-
 def test_a_run_of_all_parts_gives_those_that_no_other_run_has(parts, whole):
     found = assemble([parts[1], whole])
     assert found.sources == (str(whole), str(parts[1]), str(whole))
@@ -107,19 +92,6 @@ def test_a_workdir_that_was_copied_half_is_refused_by_name(missing, parts, tmp_p
     (half / "checkpoints" / f"ckpt-1.{missing}").unlink()
     with pytest.raises(OSError, match=r"half is not whole: .*epoch 1 .*Received: ckpt-1\."):
         assemble([half, *parts[1:]])
-
-
-def test_a_run_may_save_again_while_it_is_read(parts, monkeypatch):
-    """A checkpoint that has gone meanwhile is not damaged: there is a newer one."""
-    last = saved.checkpoint_path(parts[0])
-    places = iter([str(parts[0] / "checkpoints" / "ckpt-0"), last, last])
-    monkeypatch.setattr(saved, "checkpoint_path", lambda path, which: next(places))
-    glow = glow_tf.load(parts[0])
-    monkeypatch.undo()
-    np.testing.assert_array_equal(glow.get_weights()[-1], glow_tf.load(parts[0]).get_weights()[-1])
-    monkeypatch.setattr(saved, "checkpoint_path", lambda path, which: last.replace("ckpt-1", "ckpt-0"))
-    with pytest.raises(OSError, match="ckpt-0 cannot be read"):
-        glow_tf.load(parts[0])
 
 
 def edited(folder, target, name, **changes):

@@ -10,7 +10,6 @@ from small import ENDPOINTS, eagerly, only_endpoints, run_program, small_glow
 
 from glow_tf import export
 from glow_tf.bijectors.likelihood import bits_per_dim
-from glow_tf.bijectors.pieces import active_streams, number_of_streams
 
 pytestmark = pytest.mark.long
 
@@ -173,20 +172,6 @@ def test_exporting_again_replaces_the_old_one(exported, tmp_path, monkeypatch):
     assert not (folder / "variables" / "stale").exists()
     assert (folder / "saved_model.pb").read_text() == "new"
     assert not (tmp_path / ".export.tmp").exists()
-
-
-def test_an_export_is_traced_for_one_stream(exported, tmp_path, monkeypatch):
-    """Another process that loads it may have no threads for several."""
-    streams = []
-
-    def noted(*arguments, **others):
-        streams.append(active_streams())
-        write(*arguments, **others)
-
-    monkeypatch.setattr(tf.saved_model, "save", noted)
-    with number_of_streams(2):
-        export(exported[0], tmp_path / "export")
-    assert streams == [1]
 
 
 def test_what_is_beside_a_savedmodel_is_never_removed(exported, tmp_path):

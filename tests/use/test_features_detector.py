@@ -17,7 +17,6 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.use import NoveltyDetector
 from glow_tf.use.score import features as module
 from glow_tf.use.score.features import Features
-from glow_tf.use.score.rule import Rule
 
 pytestmark = pytest.mark.long
 
@@ -146,34 +145,6 @@ def test_the_command_fits_to_features_alone_and_checks(network, digits, tmp_path
     assert "takes images of shape (batch, 16, 16, 3)" in capsys.readouterr().err
 
 
-def test_the_command_gives_a_prior_and_features_to_the_detector(
-    network, tmp_path, monkeypatch, presets_loaded_once
-):
-    monkeypatch.chdir(tmp_path)
-    network.save("n.keras")
-    seen = []
-    monkeypatch.setattr(NoveltyDetector, "fit", lambda self, images, condition: seen.append(self))
-    monkeypatch.setattr(NoveltyDetector, "save", lambda self, path: None)
-    monkeypatch.setattr(NoveltyDetector, "smallest", 1 / 21)
-    given = ["--features=n.keras", "--dataset=digits", "--examples=20"]
-    assert cli.run("score", ["fit", "--model=digits", *given]) == 0
-    assert seen[0].prior.image_shape == (8, 8, 1)
-    assert seen[0].features.input_shape == (None, 8, 8, 3)
-
-
-def test_the_command_keeps_the_size_of_images_if_the_network_takes_every_size(tmp_path, monkeypatch, digits):
-    monkeypatch.chdir(tmp_path)
-    inputs = keras.Input((None, None, 1))
-    keras.Model(inputs, keras.layers.Conv2D(2, 3, 2, "same")(inputs)).save("n.keras")
-    np.save("good.npy", digits[:20, :, :6])
-    assert cli.run("score", ["fit", "--features=n.keras", "--model=", "--dataset=file:good.npy"]) == 0
-    assert NoveltyDetector.load("detector", keras.saving.load_model("n.keras")).models_.image_shape == (
-        8,
-        6,
-        1,
-    )
-
-
 def test_a_file_of_features_that_cannot_be_loaded_safely_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     inputs = keras.Input((8, 8, 1))
@@ -196,17 +167,6 @@ def test_the_command_is_for_pictures(network, digits, tmp_path, monkeypatch, cap
     network.save("n.keras")
     assert cli.run("score", ["check", "--features=n.keras", "--dataset=digits"]) == 1
     assert "calibration must be of images of bytes" in capsys.readouterr().err
-
-
-def test_only_a_low_density_of_features_is_unusual(rng):
-    good = [rng.normal(size=(50, 4, 4, 1)).astype(np.float32)]
-    rule = Rule.of(good).scaled(np.linspace(-1, 0, 50), np.linspace(-1, 0, 50))
-    odd = np.zeros((3, 4, 4, 1), np.float32)
-    odd[1], odd[2, 1, 3] = 8, -8
-    kind, places = (np.asarray(own) for own in rule([odd], (4, 4)))
-    assert kind[1] < kind[0] < kind[2]
-    assert np.unravel_index(places[2].argmax(), (4, 4)) == (1, 3)
-    np.testing.assert_allclose(kind, places.max(axis=(1, 2)))  # with features alone there is no other kind
 
 
 def test_folds_keep_groups_together(network, digits):
