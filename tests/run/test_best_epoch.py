@@ -12,7 +12,6 @@ from small import only_endpoints
 import glow_tf
 from glow_tf import ConfigError, data
 from glow_tf.commands import cli
-from glow_tf.run.files import checkpoint_files
 from glow_tf.run.files.checkpoints import Checkpoints
 from glow_tf.run.files.history import reproducible
 from glow_tf.use.evaluation import evaluate
@@ -186,37 +185,6 @@ def test_where_no_epoch_is_better_the_run_ends_with_the_untouched_start(began, t
 
 def rows_test_bpd(folder):
     return json.loads((folder / "summary.json").read_text())["test_bpd"]
-
-
-def test_the_best_epoch_takes_the_place_of_the_start_and_of_the_best_before(began, tmp_path):
-    checkpoints = Checkpoints(tmp_path, glow_tf.load_trainer(began))
-    checkpoints.save_start({"test": (3.0, 0.1), "validation": (1 / 3, float("nan"))})
-    assert checkpoint_files.best_epoch(tmp_path) == 0
-    for epoch, bpd in ((1, 0.4), (2, 0.3), (3, 0.2), (4, 0.2)):
-        checkpoints.save(epoch, bpd)
-    assert checkpoint_files.complete(tmp_path / "best") == [3]
-    assert checkpoint_files.complete(tmp_path) == [3, 4]
-    resumed = Checkpoints(tmp_path, glow_tf.load_trainer(began))
-    assert resumed.restore() == 4
-    assert float(resumed.best_bpd) == 0.2
-
-
-@pytest.mark.slow
-def test_a_start_that_is_killed_is_scored_again_and_one_that_resumes_keeps_its_score(began, tmp_path, capsys):
-    def killed(batch, logs):
-        raise KilledError
-
-    settings = overfitting(tmp_path / "run", init_from=str(began), **BEGUN, learning_rate="1e-3")
-    with pytest.raises(KilledError):
-        train(settings, keras.callbacks.LambdaCallback(on_train_batch_end=killed))
-    with pytest.raises(KilledError):
-        train(settings, keras.callbacks.LambdaCallback(on_epoch_end=killed))
-    assert capsys.readouterr().out.count("Untouched: test") == 2
-    found = train(settings)
-    assert "Untouched: test" not in capsys.readouterr().out
-    whole = train(overfitting(tmp_path / "whole", init_from=str(began), **BEGUN, learning_rate="1e-3"))
-    for name in ("best_epoch", "test_bpd", "untouched"):
-        assert found[name] == whole[name]
 
 
 # Patience

@@ -5,49 +5,14 @@ import time
 import types
 
 import keras
-import numpy as np
 import pytest
 from helpers import config, rows_of, train
-from small import small_glow
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import glow_tf
-from glow_tf import ConfigError, PartsTrainer, RunConfig, data, phases
+from glow_tf import ConfigError
 from glow_tf.layout.schedule import one_part
-from glow_tf.run import callbacks
-from glow_tf.run.callbacks import EpochRecord, FillPrefixCaches
-from glow_tf.run.epoch import EpochResult, computed
-from glow_tf.run.files.workdir import Workdir
+from glow_tf.run.epoch import EpochResult
 from glow_tf.run.progress import Progress
-
-
-def test_workers_but_the_first_write_no_history(tmp_path, small_images, eager):
-    """Their disks may be full."""
-    folder, result = Workdir(config(tmp_path / "run")), EpochResult()
-    trainer = PartsTrainer(small_glow(flow_steps=1, num_blocks=1, parts="1"), phases("end_to_end", 1, 1))
-    trainer.compile("sgd")
-    test = data.evaluation_batches(small_images, 32, seed=0)
-    run = types.SimpleNamespace(workdir=folder, config=folder.config, steps_per_epoch=4, is_chief=False)
-    run.layouts = ()
-    run.held_out, run.checkpoints = {"test": test}, types.SimpleNamespace(epochs=0)
-    callbacks = [FillPrefixCaches(run, result), EpochRecord(run, result)]
-    trainer.fit(small_images, batch_size=32, callbacks=callbacks, verbose=0)
-    folder.close()
-    assert np.isfinite(result.test[0])
-    assert not (folder.path / "history.csv").exists()
-
-
-@pytest.mark.parametrize(("steps", "expected"), [(1, 50 - 0), (2, 2 * 2)])
-def test_a_step_that_traces_counts_as_long_as_others_of_its_epoch(steps, expected, monkeypatch):
-    clock = iter([0, 48])
-    monkeypatch.setattr(callbacks, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
-    record = EpochRecord(None, EpochResult(phase=one_part(0)))
-    record._traced = set()
-    record.set_params({"steps": steps})
-    record.on_epoch_begin(0)
-    for step in range(steps):
-        record.on_train_batch_end(step)
-    assert record._training_seconds(50) == expected
 
 
 class StopAmid(keras.callbacks.Callback):
@@ -105,36 +70,3 @@ def test_a_terminal_shows_the_steps_of_an_epoch_and_a_log_its_line_alone(monkeyp
         (line,) = capsys.readouterr().out.splitlines()
         assert line.startswith("epoch 1/2 · part 1 · local_bpd_1 3.0000 · test 4.0000 ± 0.1000 bpd")
         assert line.endswith("0:07 left")  # an epoch of twice the cost, and another evaluation
-
-
-@pytest.mark.slow  # test_prior.py has a run of levels, too
-def test_a_first_run_of_levels_draws_ten_grids_at_most(tmp_path, capsys, eager):
-    own = {"architecture": "levels", "parts": "1", "num_blocks": 1, "schedule": "simultaneous"}
-    own |= {
-        "part_epochs": 12,
-        "finetune_epochs": 0,
-        "batch_size": 16,
-        "train_examples": 16,
-        "test_examples": 8,
-        "export": False,
-    }
-    train(config(tmp_path / "run", **own, sample_every=RunConfig(workdir="unused").sample_every))
-    said = capsys.readouterr().out
-    assert "Finished" in said
-    grids = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
-    assert grids == [f"epoch_{epoch:04d}.png" for epoch in (2, 4, 6, 8, 10, 12)]
-    events = EventAccumulator(str(tmp_path / "run" / "logs"))
-    events.Reload()
-    about = events.SummaryMetadata("bits_of_level/part_1").summary_description
-    assert "Negative: the level saves bits" in about
-
-
-def test_what_an_epoch_did_not_compute_has_an_empty_cell():
-    logs = {"loss": float("nan"), "bpd": float("nan"), "local_bpd_1": 4.0, "local_bpd_2": float("nan")}
-    assert computed(logs) == {"local_bpd_1": 4.0}
-    assert computed({"loss": 3.0, "bpd": 3.0}) == {"bpd": 3.0}
-    assert computed(None) == {}
-    result = EpochResult(epoch=1, phase=one_part(0), means=computed(logs))
-    row = result.history_row()
-    assert row["local_bpd_1"] == "4.000000"
-    assert not {"loss", "train_bpd", "local_bpd_2"} & set(row)

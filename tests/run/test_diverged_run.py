@@ -3,14 +3,12 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from helpers import config, rows_of, train
 
 import glow_tf
 from glow_tf import DivergedError
 from glow_tf.run.files import checkpoint_files
 from glow_tf.run.files.history import reproducible
-from glow_tf.training.step.update import Update
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "batch_size": 8, "train_examples": 160}
 FAST |= {"part_epochs": 4, "finetune_epochs": 0, "augment": "none", "warmup_steps": 10}
@@ -84,26 +82,3 @@ def test_what_diverges_before_the_first_checkpoint_speaks_of_none(tmp_path):
     with pytest.raises(DivergedError, match=r"not finite .* No epoch is finished yet; the same") as error:
         train(config(tmp_path, **FAST), Poison("nan", 1, 4))
     assert "checkpoint" not in str(error.value)
-
-
-@pytest.mark.slow
-def test_a_few_gradients_that_are_not_finite_are_skipped_and_counted(tmp_path, monkeypatch):
-    bad = tf.Variable(0.0, trainable=False)
-    norms = Update.norms
-
-    def spoilt(self, phase, gradients):
-        gradients = [[g * tf.where(bad > 0, float("nan"), 1.0) for g in own] for own in gradients]
-        bad.assign_sub(1.0)
-        return norms(self, phase, gradients)
-
-    monkeypatch.setattr(Update, "norms", spoilt)
-    for count, stops in ((5.0, False), (11.0, True)):
-        monkeypatch.setitem(POISONS, "gradient", lambda model, count=count: bad.assign(count))
-        settings, poison = config(tmp_path / f"{count}", **FAST), Poison("gradient", 3, 8)
-        if stops:
-            with pytest.raises(DivergedError, match="last of 11 such steps in a row"):
-                train(settings, poison, anew=True)
-        else:
-            train(settings, poison, anew=True)
-            rows = rows_of(tmp_path / f"{count}")
-            assert [row["skipped_steps"] for row in rows] == ["0", "0", "5", "0"]

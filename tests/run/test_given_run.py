@@ -98,47 +98,6 @@ def test_a_run_goes_on_with_the_same_conditions_alone(finished, pairs, tmp_path)
     assert train(again)["epochs"] == 2
 
 
-@pytest.mark.slow
-def test_a_run_starts_from_a_model_that_is_given_the_same(finished, pairs, tmp_path):
-    folder, _ = finished
-    train(of_pairs(tmp_path / "run", pairs, init_from=folder, export=False, part_epochs=1))
-    own = {**SMALL, "test_examples": 0, "dataset": f"folder:{pairs / 'target'}", "init_from": str(folder)}
-    other = config(tmp_path / "other", **own)
-    with pytest.raises(ConfigError, match=r"--condition, condition_shape=\(4, 4, 1\) \(this run: \(\)\)"):
-        train(other)
-
-
-@pytest.mark.slow
-def test_a_run_with_a_prefix_cache_trains_as_one_without(tmp_path):
-    own = {
-        **SMALL,
-        "num_blocks": 2,
-        "parts": "by_block:2",
-        "dataset": "digits",
-        "condition": "label",
-        "schedule": "sequential",
-        "part_epochs": 4,
-        "export": False,
-        "sample_every": 0,
-    }
-    bits = [
-        train(config(tmp_path / str(cached), **own, cache_prefix=cached))["test_bpd"]
-        for cached in (False, True)
-    ]
-    assert bits[0] == pytest.approx(bits[1], abs=1e-3)  # the cache keeps the noise of its first epoch
-
-
-@pytest.mark.slow
-def test_levels_are_given_conditions_in_a_run(pairs, tmp_path):
-    own = {"architecture": "levels", "parts": "1", "schedule": "simultaneous", "part_epochs": 1}
-    own |= {"export": False}
-    summary = train(of_pairs(tmp_path / "run", pairs, **own))
-    glow = glow_tf.load(tmp_path / "run")
-    used = read_images(glow.image_shape, f"folder:{pairs}", split="test", condition="input")
-    found = evaluate(glow, used.images, condition=used.condition)
-    assert found.per_image.mean() == pytest.approx(summary["test_bpd"], abs=1e-4)
-
-
 def test_the_bits_of_levels_are_told_by_level(rng):
     own = {"num_blocks": 1, "flow_steps": 1, "width": 4, "condition_features": 2}
     glow = small_glow(**own, architecture="levels", parts="1", condition_shape=(3,))

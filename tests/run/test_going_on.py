@@ -52,7 +52,6 @@ def test_a_finished_run_goes_on_as_if_it_had_had_more_epochs_from_the_start(shor
 
 CHANGED = {
     "fewer than are finished": {"finetune_epochs": 0},
-    "other phases": {"part_epochs": 2},
     "a rate that depends on the number of epochs": {"rate_schedule": "cosine"},
     "a rate that would have begun elsewhere": {"finetune_learning_rate": "1e-4"},
 }
@@ -167,20 +166,6 @@ def test_a_trainer_evaluates_to_the_runs_number_and_goes_on_as_the_run_would(sho
     assert found["bpd"] == pytest.approx(float(rows_of(longer)[-1]["test_bpd"]), abs=1e-4)
     for a, b in zip(trainer.glow.get_weights(), glow_tf.load(longer).get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
-
-
-def test_a_trainers_rates_and_moments_are_those_of_the_run(tmp_path):
-    folder = tmp_path / "run"
-    changes = {"part_epochs": 1, "finetune_epochs": 1, "rate_schedule": "cosine", "beta_2": "oai"}
-    changes |= {"warmup_steps": 0}
-    train(config(folder, **{**FAST, **changes, "clip_norm": 0.5, "learning_rate": "1e-3,2e-3"}))
-    trainer = load_trainer(folder)
-    assert [optimizer.beta_2 for optimizer in trainer.optimizers] == [1 - 1 / 2] * 2
-    rates = [float(optimizer._learning_rate(0)) for optimizer in trainer.optimizers]
-    assert rates == pytest.approx([1e-3, 2e-3])
-    assert [optimizer._learning_rate.steps for optimizer in trainer.optimizers] == [2, 1]
-    assert trainer.options.clip_norm == 0.5
-    assert all(np.abs(o.variables[2].numpy()).max() > 0 for o in trainer.optimizers)
 
 
 def test_what_has_no_trainer_is_named(tmp_path):

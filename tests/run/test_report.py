@@ -1,11 +1,8 @@
 """The page that a run leaves."""
 
 import html.parser
-import json
 import re
-import types
 
-import keras
 import numpy as np
 import pytest
 from helpers import config, train
@@ -13,7 +10,7 @@ from small import make_small_images
 
 from glow_tf.core import html_page
 from glow_tf.core.errors import DivergedError
-from glow_tf.run import lifecycle, pictures
+from glow_tf.run import pictures
 from glow_tf.run.files import history
 from glow_tf.run.files.flags_file import flagfile
 from glow_tf.run.report import charts
@@ -95,22 +92,6 @@ def test_the_report_of_a_history_has_curves_and_says_what_went_wrong(tmp_path):
     assert curves.endswith(": training, held out, test")
 
 
-def test_a_history_without_validation_images_has_no_such_curve(tmp_path):
-    settings = workdir(tmp_path)
-    write_history(tmp_path, settings, {}, {"train_bpd": ""}, {"test_bpd": "nan"})
-    page = report_of(tmp_path)
-    (curves,) = [alt for alt in page.alts if alt.startswith("Chart of bits/dim")]
-    assert curves.endswith(": training, test")
-
-
-def test_the_levels_of_a_run_have_curves_of_their_own(tmp_path):
-    settings = workdir(tmp_path, architecture="levels", schedule="simultaneous", parts="1")
-    parts = {f"local_bpd_{k}": 5 - k for k in range(1, settings.model.num_parts + 1)}
-    write_history(tmp_path, settings, parts, parts)
-    (curves,) = [alt for alt in report_of(tmp_path).alts if "each level" in alt]
-    assert ": level 1 (finest), " in curves
-
-
 def test_texts_on_the_page_are_escaped(tmp_path):
     folder = tmp_path / "<script>alert(1)<script>&$x^2$\u202e"
     settings = workdir(folder, dataset='folder:"<b>&')
@@ -119,18 +100,6 @@ def test_texts_on_the_page_are_escaped(tmp_path):
     assert "<script>alert(1)<script>&$x^2$\\u202e" in page.text
     assert 'from folder:"<b>&' in page.text
     assert "<script" not in (folder / "report.html").read_text()
-
-
-def test_a_summary_of_fewer_epochs_than_the_history_has_is_not_shown(tmp_path):
-    settings = workdir(tmp_path)
-    write_history(tmp_path, settings, {}, {})
-    summary = {"test_bpd": 3, "epochs": 1, "warnings": ["old"]}
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
-    assert "old." not in report_of(tmp_path).text
-    (tmp_path / "summary.json").write_text(json.dumps(summary | {"epochs": 2, "device": "<toaster>"}))
-    page = report_of(tmp_path)
-    assert "old." in page.text
-    assert "It ran on <toaster>" in page.text
 
 
 @pytest.mark.long
@@ -149,29 +118,6 @@ def test_a_run_that_diverges_is_reported(tmp_path, reports):
     page = read_page(tmp_path / "run" / "report.html")
     assert str(raised.value) in page.text
     assert "No epoch was finished." in page.text
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_is_reported_and_again_when_it_is_over(tmp_path, reports):
-    def interrupts(epoch, logs):
-        raise KeyboardInterrupt
-
-    settings = config(tmp_path / "run", **FAST | {"part_epochs": 2, "parts": "1"})
-    with pytest.raises(KeyboardInterrupt):
-        train(settings, keras.callbacks.LambdaCallback(on_epoch_end=interrupts), eager=True)
-    page = read_page(tmp_path / "run" / "report.html")
-    assert "It was interrupted. The checkpoint of epoch 1 is kept; the same command goes on." in page.text
-    train(settings, eager=True)
-    page = read_page(tmp_path / "run" / "report.html")
-    assert "It was interrupted" not in page.text
-    assert "after 2 epochs" in page.text
-
-
-def test_a_process_without_the_workdir_reports_no_error(monkeypatch):
-    monkeypatch.setattr(lifecycle, "write_report", None)  # to call it would be an error
-    for error in (DivergedError, OSError, KeyboardInterrupt, RuntimeError):
-        with pytest.raises(error), lifecycle._saying_what_is_kept(types.SimpleNamespace(is_chief=False)):
-            raise error("said")
 
 
 def test_an_error_in_the_report_is_a_line_and_does_not_fail_the_run(tmp_path, reports, monkeypatch, capsys):

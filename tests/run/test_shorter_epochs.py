@@ -69,27 +69,6 @@ def test_a_killed_run_goes_on_after_its_last_epoch_with_the_same_rows(step, whol
     assert checkpoint_files.complete(tmp_path / "checkpoints") == [4, 5]
 
 
-def test_an_interrupted_run_says_which_epoch_is_kept(whole, tmp_path):
-    settings = config(tmp_path, **FAST, part_epochs=5, steps_per_epoch=STEPS)
-    with pytest.raises(KeyboardInterrupt, match=r"The checkpoint of epoch 2 is kept; the same"):
-        train(settings, At(3, 2, KeyboardInterrupt))
-    train(settings)
-    assert_same(whole, tmp_path)
-
-
-def test_a_loaded_trainer_goes_on_with_the_steps_of_the_run(whole, tmp_path):
-    settings = {"part_epochs": 4, "steps_per_epoch": STEPS, "rate_schedule": "constant", "augment": "none"}
-    train(config(tmp_path / "all", **FAST | settings))
-    train(config(tmp_path / "some", **FAST | settings | {"part_epochs": 3}))
-    trainer = glow_tf.load_trainer(tmp_path / "some")
-    images = glow_tf.data.load(config(tmp_path, **FAST | settings).data).train
-    fit = {"batch_size": 32, "steps_per_epoch": STEPS, "verbose": 0}
-    trainer.fit(images, initial_epoch=trainer.finished_epochs, epochs=4, **fit)
-    expected = glow_tf.load(tmp_path / "all").get_weights()
-    for a, b in zip(trainer.glow.get_weights(), expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
 def test_what_cannot_be_counted_in_steps_is_refused():
     with pytest.raises(ConfigError, match=r"steps_per_epoch must be 0 with cache_prefix.* Received: "):
         TrainConfig(steps_per_epoch=3, cache_prefix=True)
