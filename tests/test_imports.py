@@ -187,18 +187,6 @@ def test_the_peak_of_memory_is_unknown_where_there_is_no_resource(monkeypatch):
     assert math.isnan(callbacks.peak_memory_mb())
 
 
-@pytest.mark.slow
-def test_the_package_imports_where_there_is_no_fcntl_and_no_resource():
-    """As on Windows."""
-    program = (
-        "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None\n"
-        "import glow_tf\n"
-        "from glow_tf.run import callbacks, lifecycle\n"
-        "print(callbacks.peak_memory_mb())"
-    )
-    assert run_program(program).strip() == "nan"
-
-
 def _public_methods(module):
     """Yields the classes of a module with the names of the methods and properties that they define."""
     for name, own in vars(module).items():

@@ -1,7 +1,5 @@
 """Levels: conditional flows of Haar details, parts that share nothing."""
 
-import math
-
 import keras
 import numpy as np
 import pytest
@@ -9,16 +7,14 @@ import tensorflow as tf
 from small import (
     assert_density_is_of_the_jacobian,
     eagerly,
-    objectives,
     only_endpoints,
     perturb,
     small_levels,
 )
 
-from glow_tf import ConfigError, Glow, ModelConfig, PartsTrainer, TrainConfig, export, load
-from glow_tf.bijectors import FlowSplit
+from glow_tf import ConfigError, Glow, ModelConfig, PartsTrainer, export, load
 from glow_tf.layout.partition import part_layouts
-from glow_tf.layout.schedule import Phase, end_to_end, epoch_costs, one_part, simultaneous
+from glow_tf.layout.schedule import end_to_end, simultaneous
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.run.callbacks import bits_of_levels
 
@@ -68,8 +64,6 @@ def test_a_level_has_a_part_and_the_coarsest_image_another(perturbed):
     [
         ((12, 4, 5), 2),
         ((6, 6, 1), 1),
-        pytest.param((8, 8, 1), 2, marks=pytest.mark.slow),
-        pytest.param((4, 4, 3), 2, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -80,11 +74,6 @@ def test_any_size_that_halves_will_do(shape, blocks, eager):
     perturb(glow)
     np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
     assert np.isfinite(glow.bits_per_dim(images)).all()
-
-
-def test_nothing_is_scored_to_initialise(images, monkeypatch):
-    monkeypatch.setattr(FlowSplit, "whiten", None)
-    small_levels().initialize(images)
 
 
 def test_the_log_likelihood_is_that_of_the_whole_jacobian(perturbed, images):
@@ -157,32 +146,6 @@ def test_trained_at_once_or_together_the_weights_are_the_same(images, at_once):
         np.testing.assert_array_equal(mine, others)
 
 
-@pytest.mark.slow  # use/test_assembling.py compares the parts of two runs with those of one
-def test_a_part_that_is_trained_alone_has_the_weights_that_it_has_at_once(images, at_once):
-    for k, part in enumerate(at_once.glow.parts):
-        alone = trained(images, [one_part(k)]).glow.parts[k]
-        for mine, others in zip(alone.get_weights(), part.get_weights(), strict=True):
-            np.testing.assert_allclose(mine, others, atol=1e-6)
-
-
-def test_a_part_that_trains_alone_runs_no_flow_before_it(images, at_once, monkeypatch):
-    trainer = at_once
-    monkeypatch.setattr(trainer.glow.parts[0].bijectors[1], "whiten", None)  # would be called
-    # A likelihood without the parts before is none of the model.
-    assert "bpd" not in trainer.logs.means.names_of(one_part(len(trainer.glow.parts) - 1))
-    loss, truncated = objectives(trainer, images[:4], one_part(1))
-    assert np.isnan(truncated[0]).all()
-    np.testing.assert_allclose(loss, _term(trainer.glow, images[:4], 1, trainer.seed), rtol=1e-4)
-
-
-def test_a_level_of_its_own_objective_has_no_prior_of_the_smaller_image(images):
-    trainer = PartsTrainer(small_levels(flow_steps=1), [Phase((0, 2))], seed=3)
-    trainer.glow.initialize(images)
-    assert np.isfinite(objectives(trainer, images[:4], Phase((0, 2)))[0]).all()
-    assert trainer.glow.parts[0].prior.trainable_variables == []
-    assert trainer.glow.parts[0].prior.log_prob(tf.zeros([3, 2, 2, 3])).numpy().tolist() == [0, 0, 0]
-
-
 @pytest.mark.long
 def test_recomputation_gives_the_same_steps(images, at_once):
     trainer = trained(images, [simultaneous(3)], reversible=True)
@@ -208,25 +171,6 @@ def test_files_and_exports_hold_levels(images, tmp_path):
     np.testing.assert_array_equal(exported.decode(exported.encode(images)), images)
 
 
-def test_layouts_say_what_a_level_costs():
-    config = ModelConfig(
-        (32, 32, 3), architecture="levels", num_blocks=3, flow_steps=8, width=32, level_widths=(32, 16, 16, 8)
-    )
-    layouts = part_layouts(config)
-    assert [layout.flow_steps for layout in layouts] == [8, 4, 4, 4]
-    assert [layout.elements[-1].channels for layout in layouts] == [9, 9, 9, 12]
-    step = layouts[0].elements[2]
-    a, b, hidden, features = 4, 5, 32, 32
-    network = 9 * a * hidden + features * hidden + hidden**2 + 9 * hidden * 2 * b
-    assert step.macs == 16 * 16 * (network + 81)
-    macs = [layout.forward_macs for layout in layouts]
-    assert macs[0] > 0.75 * sum(macs)
-    # An epoch that trains a part alone passes over the levels before it.
-    alone = epoch_costs(layouts, [one_part(k) for k in range(4)])
-    assert alone == pytest.approx([own / sum(macs) for own in macs])
-    assert epoch_costs(layouts, [simultaneous(4), Phase((0, 2))]) == pytest.approx([1, alone[0] + alone[2]])
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -234,10 +178,6 @@ def test_layouts_say_what_a_level_costs():
         ({"local_prior": "learned"}, r"local_prior is for architecture=glow.*='learned'"),
         ({"level_steps": "2,2"}, r"level_steps must be 3 integers.*Received: level_steps='2,2'"),
         ({"level_widths": "2,0,2"}, r"level_widths must be 3 integers.*Received"),
-        (
-            {"architecture": "glow", "level_steps": "8"},
-            r"for architecture=levels. Rec.*_steps='8'",
-        ),
         (
             {"architecture": "glow", "level_widths": "x"},
             r"for architecture=levels. Rec.*='x', arch.*='glow'",
@@ -250,25 +190,6 @@ def test_layouts_say_what_a_level_costs():
 def test_settings_that_make_no_levels_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         small_levels(**settings)
-
-
-@pytest.mark.slow  # test_own_layers.py does so, with a network of its own
-def test_a_trainconfig_trains_levels(images, eager):
-    trainer = PartsTrainer(small_levels())
-    trainer.compile(TrainConfig(schedule="alternating", part_epochs=3, finetune_epochs=1, batch_size=16))
-    history = trainer.fit(images[:16], verbose=0).history
-    found = np.array([history[f"local_bpd_{k}"] for k in (1, 2, 3)])
-    assert np.isfinite(found[[0, 1, 2], [0, 1, 2]]).all()  # each in its own epoch
-    assert np.isfinite(history["bpd"][-1])
-
-
-def _term(glow, images, k, seed):
-    """Returns part k's loss in bits/dim, with the noise of a trainer's seed."""
-    passage = glow.enter(images, None, seed)
-    for before in range(k):
-        passage = glow.past_part(before, passage)
-    _, view = glow.through_part(k, passage)
-    return view.truncated_nll / (192 * math.log(2))
 
 
 def test_the_bits_of_levels_are_the_terms_that_training_reports(at_once):

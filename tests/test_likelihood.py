@@ -65,7 +65,3 @@ def test_log_prob_of_reals_is_the_whitened_density(small_images):
     eps, log_det = glow.forward_and_log_det(v)
     expected = likelihood.standard_normal_log_prob(eps) + log_det
     np.testing.assert_allclose(glow.dequantized_log_prob(v), expected, rtol=1e-10)
-
-
-def test_bits_per_dim_counts_the_dimensions_of_the_image():
-    assert float(likelihood.bits_per_dim(tf.constant(6 * math.log(2)), (1, 2, 3))) == pytest.approx(1)

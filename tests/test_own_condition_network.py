@@ -52,7 +52,6 @@ def functional():
 
 # What is given, and a network that makes 3 features of it.
 NETWORKS = {
-    "a Sequential, of a map": (GIVEN, (4, 4, 1), convolutions),
     "a functional model, of a vector": (np.eye(64, 5, dtype=np.float32), (5,), functional),
     "a layer, of both by name": (
         {"a": GIVEN, "b": np.eye(64, 5, dtype=np.float32)},
@@ -146,18 +145,6 @@ def test_copies_start_from_a_trained_network_and_may_stay_as_they_are(tmp_path):
     assert not again.parts[1].condition_network.trainable_variables
 
 
-@pytest.mark.slow
-def test_levels_and_exports_have_it(tmp_path):
-    config = small_glow(**OF_MAPS | {"parts": "1"}, num_blocks=1, architecture="levels").config
-    glow = glow_tf.Glow(config, condition_network=convolutions())
-    perturb(glow)
-    assert [part.condition_network.name for part in glow.parts] == ["condition_network"] * 2
-    glow_tf.export(glow, tmp_path / "export")
-    exported = tf.saved_model.load(tmp_path / "export")
-    found = exported.log_prob(IMAGES[:3], 0, glow.checked_condition(GIVEN[:3]))
-    np.testing.assert_allclose(found, glow.log_prob(IMAGES[:3], condition=GIVEN[:3]), rtol=1e-5)
-
-
 @keras.saving.register_keras_serializable(package="test_own_condition_network")
 class WithoutConfig(keras.layers.Layer):
     def get_config(self):
@@ -181,14 +168,6 @@ REFUSED = {
 def test_a_network_that_parts_cannot_have_is_refused(make, settings, match):
     with pytest.raises(ConfigError, match=match):
         glow_tf.Glow(small_glow(**settings).config, condition_network=make())
-
-
-def test_a_network_may_be_smaller_than_the_packages(tmp_path):
-    config = small_glow(**OF_MAPS | {"condition_features": 64}).config
-    glow = glow_tf.Glow(config, condition_network=keras.layers.Dense(64))
-    glow.save(tmp_path / "model.keras")
-    again = glow_tf.load(tmp_path / "model.keras")
-    assert again.count_params() == glow.count_params()
 
 
 def test_presets_and_other_sizes_have_it(tmp_path):

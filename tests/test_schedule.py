@@ -42,11 +42,6 @@ def test_names_in_history():
     assert schedule.end_to_end(3).active_parts == "1 2 3"
 
 
-def test_epochs_that_train_a_part():
-    phases = schedule.phases("sequential", 3, 5, 2)
-    assert [schedule.epochs_training(k, phases) for k in range(3)] == [4, 4, 3]
-
-
 def test_unknown_schedule_is_named():
     with pytest.raises(ValueError, match=r"schedule must be one of.*Received: schedule='random'"):
         schedule.phases("random", 2, 2)
@@ -56,17 +51,6 @@ def test_unknown_schedule_is_named():
 def test_a_phase_that_cannot_be_is_refused(kind, active):
     with pytest.raises(ValueError, match=rf"a phase must be one of .* Received: kind='{kind}'"):
         schedule.Phase(active, kind=kind)
-
-
-def test_a_phase_takes_any_sequence_of_parts():
-    assert schedule.Phase([1]) == schedule.Phase((1,)) == schedule.one_part(1)
-    assert schedule.Phase([2, 0, 1], {2, 1}).groups == schedule.end_to_end(3).groups == ((0, 1, 2),)
-
-
-def test_a_cut_that_joins_nothing_changes_nothing():
-    assert schedule.Phase((1,), (1,)) == schedule.Phase((1,), (3,)) == schedule.one_part(1)
-    with pytest.raises(ValueError, match="one of kind part exactly one"):
-        schedule.Phase((0,), (1,), kind="part")
 
 
 @pytest.mark.parametrize("wrong", ["part", 1, (-1,), (0.5,), ((0,),)])
