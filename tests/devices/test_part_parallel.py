@@ -1,7 +1,5 @@
 """Parts on devices of their own train like parts on one."""
 
-import math
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -53,31 +51,6 @@ def test_parts_on_their_own_devices_train_like_parts_on_one(schedule, placed, sm
     assert set(two_history) == set(one_history)
     for name, values in one_history.items():
         np.testing.assert_allclose(two_history[name], values, rtol=1e-6)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("schedule", ["simultaneous", "end_to_end"])
-def test_nothing_but_activations_and_single_numbers_goes_from_device_to_device(schedule, small_images):
-    glow = Glow(small_config(flow_steps=1, parts="by_block:2"), two_devices(), name="glow")
-    trainer = PartsTrainer(glow, phases(schedule, 2, 1))
-    trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5)
-    trainer.initialize(small_images)
-    batch = {"images": small_images[:16], "noise": tf.random.stateless_uniform([16, 8, 8, 1], [0, 0])}
-    trainer.set_phase(trainer.phases[0])
-    graph = tf.function(trainer.train_step, autograph=False).get_concrete_function(batch).graph
-    sent = {
-        (operation.device, tensor.name): tensor
-        for operation in graph.get_operations()
-        for tensor in operation.inputs
-        # What has no device of its own is beside the weights it reads, or with the first part.
-        if tensor.op.device not in ("", operation.device) or (operation.device and tensor.op.type == "If")
-        if tensor.dtype != tf.resource
-    }
-    sizes = [tensor.shape.num_elements() * tensor.dtype.size for tensor in sent.values()]
-    activations = 4 * math.prod(glow.parts[0].output_event_shape)  # their gradients go back end to end
-    ways = 2 if schedule == "end_to_end" else 1
-    assert sum(size for size in sizes if size > 64) == 16 * ways * activations
-    assert sum(size for size in sizes if size <= 64) < 1000
 
 
 def test_weights_and_optimizer_state_live_where_the_part_does(placed):

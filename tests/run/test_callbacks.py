@@ -1,18 +1,11 @@
 """What the callbacks of a run write of an epoch."""
 
-import io
-import time
-import types
-
 import keras
 import pytest
 from helpers import config, rows_of, train
 
 import glow_tf
 from glow_tf import ConfigError
-from glow_tf.layout.schedule import one_part
-from glow_tf.run.epoch import EpochResult
-from glow_tf.run.progress import Progress
 
 
 class StopAmid(keras.callbacks.Callback):
@@ -46,27 +39,3 @@ def test_the_error_of_one_test_image_is_unknown(tmp_path, capsys, eager):
         assert train(settings)["test_bpd_se"] is None
     assert rows_of(tmp_path / "run")[0]["test_bpd_se"] == "nan"
     assert "±" not in capsys.readouterr().out
-
-
-def test_a_terminal_shows_the_steps_of_an_epoch_and_a_log_its_line_alone(monkeypatch, capsys):
-    result = EpochResult(seconds=3.0, eval_seconds=1.0, means={"local_bpd_1": 3.0}, test=(4.0, 0.1))
-    run = types.SimpleNamespace(costs=[1.0, 2.0])
-    phase = one_part(0)
-    for shown in (False, True):
-        terminal = io.StringIO()
-        terminal.isatty = lambda shown=shown: shown
-        monkeypatch.setattr("sys.stderr", terminal)
-        progress = Progress(run, result)
-        progress.set_params({"steps": 4, "epochs": 2})
-        progress.set_model(types.SimpleNamespace(phase=phase, phase_of=lambda epoch: phase))
-        progress.on_train_begin()
-        progress.on_epoch_begin(0)
-        for batch in range(4):
-            time.sleep(1.1 if batch == 0 else 0.2)
-            progress.on_train_batch_end(batch, {"local_bpd_1": 3.0})
-        progress.on_epoch_end(0, {})
-        assert ("epoch 1/2 · part 1:" in terminal.getvalue()) == shown
-        assert ("local_bpd_1 3.0000" in terminal.getvalue()) == shown
-        (line,) = capsys.readouterr().out.splitlines()
-        assert line.startswith("epoch 1/2 · part 1 · local_bpd_1 3.0000 · test 4.0000 ± 0.1000 bpd")
-        assert line.endswith("0:07 left")  # an epoch of twice the cost, and another evaluation

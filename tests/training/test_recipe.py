@@ -110,32 +110,6 @@ def test_a_saved_trainer_goes_on_with_the_recipe(trained, small_images, tmp_path
     assert loaded.phases != whole.phases
 
 
-@pytest.mark.long
-def test_a_length_that_nobody_knows_is_refused_where_rates_need_it(small_images):
-    endless = tf.data.Dataset.from_tensor_slices(small_images).batch(BATCH).filter(lambda x: True)
-    needing = ({}, {"rate_schedule": "constant", "beta_2": "oai"})
-    needing += ({"rate_schedule": "constant", "finetune_learning_rate": "1e-2"},)
-    for changes in needing:
-        trainer = make_trainer(settings(**changes))
-        with pytest.raises(
-            ConfigError, match=r"steps per epoch, which is not known.*rate_schedule='constant'"
-        ):
-            trainer.fit(endless, verbose=0)
-        with pytest.raises(ConfigError, match=r"Give compile steps_per_epoch"):
-            trainer.train_on_batch(small_images[:BATCH])
-    assert not trainer.glow.initialized
-    for trainer in (
-        make_trainer(settings(rate_schedule="constant"), parts="1"),
-        make_trainer(settings(beta_2="oai"), parts="1", steps_per_epoch=2),
-    ):
-        trainer.fit(endless, epochs=1, verbose=0)
-        trainer.train_on_batch(small_images[:BATCH])
-        assert int(trainer.optimizers[0].iterations) == 3
-    trainer = make_trainer(settings())
-    trainer.fit(endless.repeat(), steps_per_epoch=4, epochs=0, verbose=0)
-    assert {rate.steps for rate in rates_of(trainer)} == {12}
-
-
 def test_options_win_over_the_settings():
     trainer = make_trainer(settings(clip_norm=0.5), clip_norm=2.0, reversible=True, batch_size=4)
     assert (trainer.options.clip_norm, trainer.options.reversible, trainer.options.batch_size) == (2, True, 4)

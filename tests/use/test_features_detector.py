@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from small import small_levels
@@ -15,8 +14,6 @@ from small import small_levels
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from glow_tf.use import NoveltyDetector
-from glow_tf.use.score import features as module
-from glow_tf.use.score.features import Features
 
 pytestmark = pytest.mark.long
 
@@ -48,29 +45,6 @@ def both(network, digits):
     prior = small_levels(n_bits=5, **sizes)
     prior.initialize(digits[100:150])
     return NoveltyDetector(prior, epochs=0, features=network).fit(digits[:20])
-
-
-def test_one_mode_is_a_gaussian_and_several_are_a_mixture(network, digits, monkeypatch):
-    monkeypatch.setattr(module, "LEAST_VARIANCE", 0)
-    monkeypatch.setattr(module, "ledoit_wolf", lambda x: (np.cov(x.T, bias=True), 0))
-    monkeypatch.setattr(module, "ROWS_OF_A_MODE", 10**6)  # so that there is one
-    features = Features(network, (8, 8, 1))
-    rows = features.rows(digits[:100], seed=0)
-    features.fit(rows, seed=0)
-    maps = features.maps(tf.constant(digits[100:110]))
-    for k, (own, x) in enumerate(zip(rows, maps, strict=True)):
-        own, found = own.reshape(-1, own.shape[-1]), features.log_density(k, x)
-        expected = multivariate_normal(own.mean(axis=0), np.cov(own.T, bias=True)).logpdf(x) / x.shape[-1]
-        offset = np.asarray(found) - expected  # 2π, and the units of the features
-        np.testing.assert_allclose(offset, offset.mean(), atol=1e-3)
-    monkeypatch.undo()
-    features.fit(rows, seed=0)
-    mixture = features.log_density(1, maps[1])
-    assert np.mean(mixture) > np.mean(found)
-    (both,) = features(tf.constant(digits[100:110]))
-    np.testing.assert_allclose(
-        both[:, ::3, ::3, 0], features.log_density(0, maps[0])[:, ::3, ::3] + mixture, atol=1e-4
-    )
 
 
 def test_features_tell_what_is_unlike_the_good_images_and_where(detector, digits):
