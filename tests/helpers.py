@@ -18,6 +18,7 @@ from small import ROOT, eagerly
 from glow_tf import RunConfig, export
 from glow_tf.run import context, lifecycle
 from glow_tf.run.files.checkpoints import state_of
+from glow_tf.run.files.history import MEASURED_COLUMNS
 
 SMALL = {
     "dataset": "digits",
@@ -98,6 +99,11 @@ def train(settings, *callbacks, anew=False, eager=False):
     """
     with eagerly() if eager else contextlib.nullcontext() if anew else traced_once():
         return lifecycle.train(settings, export_traced, callbacks)
+
+
+def reproducible(row):
+    """Returns what a row of history.csv says that follows from the seed: all but times and memory."""
+    return {name: value for name, value in row.items() if name not in MEASURED_COLUMNS}
 
 
 def train_until(epoch, settings):

@@ -110,7 +110,6 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
     from glow_tf.use.score.features import opened
 
     check_place(path, "detector", kept.OWN)
-
     network = opened(values.features) if values.features else None
     if network is not None and not values.model:
         prior, used = None, _images_for(values, network)
@@ -228,10 +227,9 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
                 figures.append(html_page.picture(shown, html_page.PNG, "", *said))
         page = _page(values, detector, len(used.images), figures, [*levels], p_values[order])
         model_flags.write(folder / "worst.html", page)
-    expected = values.false_alarms * len(used.images)
     print(
         f"{flagged.sum()} of {len(used.images)} images are flagged; of images like the good ones, about "
-        f"{expected:.{1 if expected < 10 else 0}f} would be. {folder / 'scores.csv'}, {folder / 'worst.html'}"
+        f"{values.false_alarms * len(used.images):.2g} would be. {folder / 'scores.csv'}, worst.html"
     )
 
 

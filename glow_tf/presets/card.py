@@ -46,16 +46,12 @@ def card_of(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dty
 
 def _code(name: str, model: ModelConfig, shape: str) -> list[str]:
     """Returns lines of Python that draw images and score them."""
-    zeros = {name: f'numpy.zeros({(16, *own)}, "float32")' for name, own in model.condition_shapes.items()}
-    given = ", condition=given" if zeros else ""
-    by_name = ", ".join(f"{name!r}: {own}" for name, own in zeros.items())
-    value = zeros.get("", f"{{{by_name}}}")
+    given = ", condition=…" if model.condition_shapes else ""  # arrays of what each image is given
     return [
         "```python",
         "import glow_tf",
         "",
         f'glow = glow_tf.Glow.from_preset("{name}"{shape})',
-        *(["import numpy", "", f"given = {value}  # with each image"] if zeros else []),
         f"images = glow.sample(16, temperature=0.7, seed=0{given})",
         f"print(glow.bits_per_dim(images{given}))",
         "```",

@@ -10,11 +10,6 @@ from typing import Any
 AGAIN_AFTER = 0.05  # seconds; by then the destructor is over
 
 
-def _interrupt_main_thread() -> None:
-    """Sends Ctrl-C's signal to the main thread, which ends a wait of it too."""
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-
-
 @contextlib.contextmanager
 def interrupts_of_run() -> Iterator[None]:
     """Within the context, Ctrl-C and SIGTERM, which job schedulers and containers send, do the same.
@@ -26,7 +21,7 @@ def interrupts_of_run() -> Iterator[None]:
     and tells `sys.unraisablehook`. TensorFlow has many of them, so that now and then a Ctrl-C did nothing.
     Such a one comes again a moment later.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not (main_thread := threading.main_thread()):
         yield  # signals are the main thread's affair
         return
     handled = [signal.SIGTERM]
@@ -40,7 +35,8 @@ def interrupts_of_run() -> Iterator[None]:
 
     def hook(dropped: Any) -> None:
         if dropped.exc_type is KeyboardInterrupt:
-            threading.Timer(AGAIN_AFTER, _interrupt_main_thread).start()
+            # Which ends a wait of the main thread, too.
+            threading.Timer(AGAIN_AFTER, signal.pthread_kill, [main_thread.ident, signal.SIGINT]).start()
         else:
             report(dropped)
 

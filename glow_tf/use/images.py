@@ -76,8 +76,7 @@ def read_images(
       ConfigError: there are no such images, or too few, or they have another shape that cannot be changed.
     """
     config = DataConfig(dataset, data_dir, test_examples=count, dtype=data_dtype, condition=condition)
-    size = _side(image_shape)
-    config = dataclasses.replace(config, image_size=size)
+    config = dataclasses.replace(config, image_size=(size := _side(image_shape)))
     examples, class_names, notes = load_split(config, split)
     if config.dataset == "digits" and size not in (0, DIGITS_SIDE):
         notes = (*notes, f"Resized from {DIGITS_SIDE}×{DIGITS_SIDE} to {size}×{size}.")

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.durable_files import check_place
 from glow_tf.core.errors import ConfigError
-from glow_tf.data.loading import ImageData
 from glow_tf.data.loading import load as load_data
 from glow_tf.layout.schedule import phases_of
 from glow_tf.model.glow import Glow
@@ -65,7 +64,10 @@ def save_run_to_preset(
     with tempfile.TemporaryDirectory() as temporary:  # the score is on the card when the preset appears
         glow.save_to_preset(f"{temporary}/model", about, weights_dtype)
         kept = Glow.from_preset(f"{temporary}/model")
-    about |= _score(kept, images, config.seed)
+    found = evaluate(kept, images.test, seed=config.seed, condition=images.conditions.get("test"))
+    bpd, error = mean_and_error(found.per_image)
+    about |= {"test_bpd": round(bpd, 5), "test_examples": len(images.test)}
+    about |= {"test_bpd_se": round(error, 5)} if len(images.test) > 1 else {}
     glow.save_to_preset(folder, about, weights_dtype)
     return {**about, "run_test_bpd": summary["test_bpd"]}
 
@@ -84,13 +86,6 @@ def _summary_of_finished(workdir: pathlib.Path, config: RunConfig) -> dict[str, 
             f"{summary.get('epochs', 0)} of {epochs} epochs in its summary"
         )
     return summary
-
-
-def _score(glow: Glow, images: ImageData, seed: int) -> dict[str, Any]:
-    found = evaluate(glow, images.test, seed=seed, condition=images.conditions.get("test"))
-    bpd, error = mean_and_error(found.per_image)
-    score = {"test_bpd": round(bpd, 5), "test_examples": len(images.test)}
-    return score | ({"test_bpd_se": round(error, 5)} if len(images.test) > 1 else {})
 
 
 class Assembled(NamedTuple):

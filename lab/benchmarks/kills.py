@@ -20,8 +20,7 @@ from absl import flags
 import glow_tf
 from glow_tf.commands import cli
 from glow_tf.run.files import checkpoint_files
-from glow_tf.run.files.history import reproducible
-from lab.benchmarks.rows import added_to
+from lab.benchmarks.rows import added_to, reproducible
 
 ROOT = pathlib.Path(__file__).parents[2]
 EPOCHS = 500  # so many that the run is not over before the last kill

@@ -147,8 +147,10 @@ def _run(
         if key["length"]:
             command += [f"--part_epochs={key['length']}", f"--width={key['width']}", "--augment=flip"]
         before = _cpu_seconds()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        ended = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
         taken = round(_cpu_seconds() - before, 1)
+        if ended:  # it diverged, and said so
+            return {"validation_bpd": "inf", "cpu_seconds": taken}
         summary = json.loads((workdir / "summary.json").read_text())
         with (workdir / "history.csv").open(newline="") as file:
             validation = min(float(row["validation_bpd"]) for row in csv.DictReader(file))

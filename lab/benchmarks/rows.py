@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from glow_tf.run.files.history import MEASURED_COLUMNS
+
 Row = Sequence[Any] | Mapping[str, Any]
 
 
@@ -46,3 +48,8 @@ def added_to(path: str | pathlib.Path, columns: Sequence[str]) -> Iterator[Calla
             file.flush()
 
         yield add
+
+
+def reproducible(row: Mapping[str, str]) -> dict[str, str]:
+    """Returns what a row of history.csv says that follows from the seed: all but times and memory."""
+    return {name: value for name, value in row.items() if name not in MEASURED_COLUMNS}

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 
 matplotlib.use("Agg")
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib import ticker
 
-from glow_tf.run.report.charts import settled_scale
 from lab.studies.comparison import Outcome, Rows, curves
 from lab.studies.runs import FINISHED, UNFINISHED
 from lab.studies.study import Study
@@ -23,8 +23,7 @@ plt.rcParams.update(
     {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "0"}
 )
 COLOURS = plt.get_cmap("tab10").colors + plt.get_cmap("Dark2").colors
-
-
+SETTLED_SHARE = 0.7  # of the height of a learning curve's axis is for the values of the second half of a run
 LONG_TITLE = 38  # characters; longer titles make a legend of one column, and labels of several lines
 
 
@@ -185,3 +184,47 @@ def write_png(figure: plt.Figure, path: pathlib.Path) -> None:
     """Writes a figure as PNG and frees its memory."""
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def settled_scale(axis: plt.Axes, settled: Sequence[float], every: Sequence[float], above: int = 4) -> None:
+    """Makes the y-axis linear where the settled values are, and logarithmic above up to the largest value.
+
+    The logarithmic part has `above` ticks.
+    """
+    settled = [value for value in settled if math.isfinite(value)]
+    low, high = min(settled), max(settled)
+    margin = 0.05 * (high - low) or 0.05
+    low, knee = low - margin, high + 2 * margin
+    top = max((value for value in every if math.isfinite(value)), default=knee)
+    if top <= knee + (knee - low):  # nothing is far above
+        axis.set_ylim(low, max(knee, top + margin))
+        return
+    height = (1 / SETTLED_SHARE - 1) * (knee - low)
+    unit = (knee - low) / 4
+    whole = math.log1p((top - knee) / unit)
+
+    def place(y: np.ndarray) -> np.ndarray:
+        above = np.log1p(np.maximum(y - knee, 0) / unit) * height / whole
+        return np.minimum(y, knee) + above
+
+    def value(p: np.ndarray) -> np.ndarray:
+        above = np.expm1(np.maximum(p - knee, 0) * whole / height) * unit
+        return np.minimum(p, knee) + above
+
+    axis.set_yscale("function", functions=(place, value))
+    axis.set_ylim(low, value(knee + 1.03 * height))
+    linear = [tick for tick in ticker.MaxNLocator(6).tick_values(low, knee) if low <= tick <= knee]
+    step = linear[1] - linear[0]
+    digits = max(0, -math.floor(math.log10(step)))
+    digits += not math.isclose(step, round(step, digits))
+    labels = [f"{tick:.{digits}f}" for tick in linear]
+    ticks = list(linear)
+    for tick in value(knee + height * np.arange(1, above + 1) / above):
+        rounded = float(f"{tick:.2g}")
+        ticks.append(rounded)
+        labels.append(f"{rounded:g}")
+    axis.set_yticks(ticks, labels)
+    axis.minorticks_off()
+    axis.axhline(knee, color="grey", linewidth=0.8, linestyle="--")
+    where = {"xycoords": ("axes fraction", "data"), "xytext": (-2, 2), "textcoords": "offset points"}
+    axis.annotate("logarithmic above this line", (1, knee), **where, color="grey", fontsize=8, ha="right")

@@ -18,9 +18,9 @@ from glow_tf.config import RunConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.layout.partition import part_layouts
 from glow_tf.layout.schedule import epoch_costs, phases_of
-from glow_tf.run.files.history import reproducible
 from glow_tf.run.files.workdir import flagfile
 from lab import CONFIGS, children
+from lab.benchmarks.rows import reproducible
 from lab.experiment import experiment_of
 from lab.sections import Sections
 from lab.studies.experiment import _Clock, command_of, run_study

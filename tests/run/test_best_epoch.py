@@ -6,14 +6,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import config, rows_of, train
+from helpers import config, reproducible, rows_of, train
 from small import only_endpoints
 
 import glow_tf
 from glow_tf import ConfigError, data
 from glow_tf.commands import cli
 from glow_tf.run.files.checkpoints import Checkpoints
-from glow_tf.run.files.history import reproducible
 from glow_tf.use.evaluation import evaluate
 
 pytestmark = pytest.mark.long

@@ -3,12 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from helpers import config, rows_of, train
+from helpers import config, reproducible, rows_of, train
 
 import glow_tf
 from glow_tf import DivergedError
 from glow_tf.run.files import checkpoint_files
-from glow_tf.run.files.history import reproducible
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "batch_size": 8, "train_examples": 160}
 FAST |= {"part_epochs": 4, "finetune_epochs": 0, "augment": "none", "warmup_steps": 10}

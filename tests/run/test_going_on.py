@@ -6,14 +6,13 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from helpers import config, rows_of, train, train_until
+from helpers import config, reproducible, rows_of, train, train_until
 from small import small_glow
 
 import glow_tf
 from glow_tf import ConfigError, data
 from glow_tf.commands.run_flags import config_of
 from glow_tf.run.files.flags_file import flagfile
-from glow_tf.run.files.history import reproducible
 from glow_tf.run.pictures import png
 from glow_tf.use.loading import load_trainer
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import config, rows_of, train
+from helpers import config, reproducible, rows_of, train
 from PIL import Image
 
 import glow_tf
@@ -17,7 +17,6 @@ from glow_tf.config import PRIOR
 from glow_tf.run import prior, suited
 from glow_tf.run.files.checksums import fingerprints
 from glow_tf.run.files.flags_file import read_config
-from glow_tf.run.files.history import reproducible
 
 pytestmark = pytest.mark.long
 

@@ -13,7 +13,7 @@ import signal
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import config, flags, rows_of, signal_amid, train
+from helpers import config, flags, reproducible, rows_of, signal_amid, train
 from PIL import Image
 from small import only_endpoints, run_main
 
@@ -22,7 +22,6 @@ from glow_tf import ConfigError, data
 from glow_tf.commands import cli
 from glow_tf.run.files import workdir
 from glow_tf.run.files.flags_file import read_config
-from glow_tf.run.files.history import reproducible
 
 
 @pytest.fixture(scope="module")

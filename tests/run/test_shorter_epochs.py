@@ -3,12 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from helpers import config, rows_of, train
+from helpers import config, reproducible, rows_of, train
 
 import glow_tf
 from glow_tf import ConfigError, TrainConfig
 from glow_tf.run.files import checkpoint_files
-from glow_tf.run.files.history import reproducible
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "finetune_epochs": 0}
 FAST |= {"train_examples": 160, "schedule": "end_to_end", "num_blocks": 1, "parts": "1"}

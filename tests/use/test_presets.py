@@ -240,13 +240,3 @@ def test_a_run_takes_the_models_settings_from_a_preset():
     for name in ("base", "own_images"):
         run = run_of(f"--flagfile={name}", "--init_from=digits", "--workdir=unused")
         assert (run.model.width, run.model.n_bits, run.init_from) == (model.width, model.n_bits, "digits")
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("shapes", [(3,), {"low": (4, 4, 1), "kind": (2,)}])
-def test_the_code_of_a_card_runs_for_a_model_that_is_given_something(shapes, tmp_path, monkeypatch, eager):
-    glow = small_glow(flow_steps=1, parts="1", condition_shape=shapes)
-    glow.save_to_preset(tmp_path / "mine", {"test_bpd": np.float32(2.5), "seed": np.int64(1)})
-    code = (tmp_path / "mine" / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    exec(code.replace("PATH", str(tmp_path)), {})
-    assert presets.read_about(tmp_path / "mine") == {"test_bpd": 2.5, "seed": 1}

@@ -87,11 +87,6 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def reproducible(row: Mapping[str, str]) -> dict[str, str]:
-    """Returns what a row says that follows from the seed: all but times and memory."""
-    return {name: value for name, value in row.items() if name not in MEASURED_COLUMNS}
-
-
 def bits_of_levels(means: Mapping[str, float], model: ModelConfig) -> dict[int, float]:
     """Returns the term of the likelihood that each part of levels has, by part from 1, in bits/dim.
 

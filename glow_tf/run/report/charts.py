@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Sequence
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,7 +15,6 @@ from matplotlib.figure import Figure
 SIZE = (4.6, 3.0)  # inches; a telephone shows it at four fifths of its size
 FEW = 25  # points of a line up to which each is marked
 SHORT = 4  # points of a line of which all count as settled
-SETTLED_SHARE = 0.7  # of the height of a learning curve's axis is for the values of the second half of a run
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -60,7 +58,7 @@ def chart(lines: Sequence[Line], x_label: str, y_label: str, *, settles: bool = 
         every = [value for own in finite for value in own]
         if settles:
             halves = [own[len(own) // 2 if len(own) > SHORT else 0 :] for own in finite]
-            settled_scale(axis, [value for own in halves for value in own], every, 2)
+            settled_scale(axis, [value for own in halves for value in own], every)
         else:
             axis.set_ylim(0, 1.1 * max(every))
         axis.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
@@ -88,45 +86,11 @@ def _draw(axis: Axes, line: Line, colours: itertools.cycle) -> None:
         axis.plot(line.x, y, marker=marker, color=colour, linewidth=1.5, label=line.label)
 
 
-def settled_scale(axis: Axes, settled: Sequence[float], every: Sequence[float], above: int = 4) -> None:
-    """Makes the y-axis linear where the settled values are, and logarithmic above up to the largest value.
-
-    The logarithmic part has `above` ticks.
-    """
+def settled_scale(axis: Axes, settled: Sequence[float], every: Sequence[float]) -> None:
+    """Lets the y-axis show the settled values, and of all values above them as much as is about as high."""
     settled = [value for value in settled if math.isfinite(value)]
     low, high = min(settled), max(settled)
     margin = 0.05 * (high - low) or 0.05
-    low, knee = low - margin, high + 2 * margin
-    top = max((value for value in every if math.isfinite(value)), default=knee)
-    if top <= knee + (knee - low):  # nothing is far above
-        axis.set_ylim(low, max(knee, top + margin))
-        return
-    height = (1 / SETTLED_SHARE - 1) * (knee - low)
-    unit = (knee - low) / 4
-    whole = math.log1p((top - knee) / unit)
-
-    def place(y: np.ndarray) -> np.ndarray:
-        above = np.log1p(np.maximum(y - knee, 0) / unit) * height / whole
-        return np.minimum(y, knee) + above
-
-    def value(p: np.ndarray) -> np.ndarray:
-        above = np.expm1(np.maximum(p - knee, 0) * whole / height) * unit
-        return np.minimum(p, knee) + above
-
-    axis.set_yscale("function", functions=(place, value))
-    axis.set_ylim(low, value(knee + 1.03 * height))
-    linear = [tick for tick in ticker.MaxNLocator(6).tick_values(low, knee) if low <= tick <= knee]
-    step = linear[1] - linear[0]
-    digits = max(0, -math.floor(math.log10(step)))
-    digits += not math.isclose(step, round(step, digits))
-    labels = [f"{tick:.{digits}f}" for tick in linear]
-    ticks = list(linear)
-    for tick in value(knee + height * np.arange(1, above + 1) / above):
-        rounded = float(f"{tick:.2g}")
-        ticks.append(rounded)
-        labels.append(f"{rounded:g}")
-    axis.set_yticks(ticks, labels)
-    axis.minorticks_off()
-    axis.axhline(knee, color="grey", linewidth=0.8, linestyle="--")
-    where = {"xycoords": ("axes fraction", "data"), "xytext": (-2, 2), "textcoords": "offset points"}
-    axis.annotate("logarithmic above this line", (1, knee), **where, color="grey", fontsize=8, ha="right")
+    low, high = low - margin, high + 2 * margin
+    top = max((value for value in every if math.isfinite(value)), default=high)
+    axis.set_ylim(low, min(max(high, top + margin), high + (high - low)))
