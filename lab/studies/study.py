@@ -122,7 +122,7 @@ def read_study(path: str | pathlib.Path) -> Study:
     return Study(
         name=file.path.stem,
         title=own.get("title", file.path.stem),
-        flagfile=own.get("flagfile", "configs/base.cfg"),
+        flagfile=own.get("flagfile", "configs/defaults.cfg"),
         seeds=_seeds(file, own.get("seeds", "0")),
         baseline=_baseline(file, own, variants, grid),
         all_flags=groups["all"],

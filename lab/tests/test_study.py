@@ -30,7 +30,7 @@ from lab.studies.study import read_study
 TEXT = """
 [study]
 title = A question
-flagfile = configs/base.cfg
+flagfile = configs/defaults.cfg
 seeds = 0 3
 baseline = one
 
@@ -251,7 +251,9 @@ def test_the_rates_of_a_study_are_scaled_as_its_flagfile_says(name, scaling, mon
 
 def test_a_program_that_does_not_exist_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = TEXT.replace("parts = 1", "parts = 1\nprogram = absent.py").replace("base.cfg", "quickstart.cfg")
+    text = TEXT.replace("parts = 1", "parts = 1\nprogram = absent.py").replace(
+        "defaults.cfg", "quickstart.cfg"
+    )
     text = text[: text.index("[tune]")] + text[text.index("[variant one]") :]
     experiment = experiment_of(str(study_file(tmp_path, text)), output=str(tmp_path / "out"))
     with pytest.raises(ConfigError, match=r"program of variant one .* Received: program='absent.py'"):
@@ -339,7 +341,7 @@ LINES = st.one_of(
     st.sampled_from(
         [
             *("[study]", "[all]", "[quick]", "[grid]", "[tune]", "[variant a]", "[variant b]", "[variant]"),
-            *("seeds = 1 2", "baseline = a", "flagfile = configs/base.cfg", "title = x", "width = 8, 16"),
+            *("seeds = 1 2", "baseline = a", "flagfile = configs/defaults.cfg", "title = x", "width = 8, 16"),
         ]
     ),
     st.builds("{} = {}".format, st.sampled_from(NAMES), TEXTS),

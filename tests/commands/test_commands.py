@@ -74,7 +74,7 @@ def test_a_command_that_does_not_exist_is_named(capsys):
         (["--seed"], "Missing value for flag --seed"),
         (
             ["--flagfile=none"],
-            "flagfile must be a file, or the name of a config that comes with glow_tf: base,",
+            "flagfile must be a file, or the name of a config that comes with glow_tf: cifar10_small_across_2,",
         ),
     ],
 )
@@ -107,8 +107,8 @@ def test_what_is_typed_wins_over_flagfiles_and_the_later_flag_over_the_earlier(t
         (["--optimizer=adam"], "size"),
         (["--learning_rate=1e-3"], "none"),
         (["--learning_rate=1e-3", "--rate_scaling=size"], "size"),
-        (["--flagfile=base", "--learning_rate", "1e-3"], "none"),
-        (["--flagfile=base"], "size"),
+        (["--flagfile=defaults", "--learning_rate", "1e-3"], "none"),
+        (["--flagfile=defaults"], "size"),
         (["--flagfile=paper_4"], "none"),  # whose scaling is that of the file that it includes
         (["--flagfile=rate.cfg"], "size"),
     ],
@@ -116,7 +116,7 @@ def test_what_is_typed_wins_over_flagfiles_and_the_later_flag_over_the_earlier(t
 )
 def test_a_typed_rate_is_scaled_only_if_that_is_typed_too(tmp_path, monkeypatch, arguments, scaling):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "rate.cfg").write_text("--flagfile=base\n--learning_rate=2e-2\n")
+    (tmp_path / "rate.cfg").write_text("--flagfile=defaults\n--learning_rate=2e-2\n")
     assert run_flags.config_of([*arguments, "--workdir=unused"]).train.rate_scaling == scaling
 
 
@@ -144,16 +144,16 @@ def test_a_leading_tilde_is_the_home_folder(monkeypatch, tmp_path):
 def test_flagfiles_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for value in ("paper_5", "paper_5.cfg", "configs/paper_5.cfg"):
-        config = run_flags.config_of([f"--flagfile={value}"])  # which includes configs/base.cfg
+        config = run_flags.config_of([f"--flagfile={value}"])  # which includes configs/defaults.cfg
         assert (config.model.parts, config.train.batch_size) == ("across_block:3", 256)
     # A file of the current folder goes first, and what it includes may come with the package.
-    (tmp_path / "paper_5.cfg").write_text("--flagfile=base\n--seed=5\n--workdir=mine\n")
+    (tmp_path / "paper_5.cfg").write_text("--flagfile=defaults\n--seed=5\n--workdir=mine\n")
     assert run_flags.config_of(["--flagfile=paper_5.cfg"]).seed == 5
     # A config of the package includes those of the package.
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "base.cfg").write_text("--seed=6\n")
+    (tmp_path / "configs" / "defaults.cfg").write_text("--seed=6\n")
     assert run_flags.config_of(["--flagfile=paper_5"]).seed == 0
-    assert run_flags.config_of(["--flagfile=configs/base.cfg", "--workdir=x"]).seed == 6
+    assert run_flags.config_of(["--flagfile=configs/defaults.cfg", "--workdir=x"]).seed == 6
 
 
 def test_a_flagfile_that_includes_itself_is_refused(tmp_path):

@@ -44,12 +44,14 @@ def test_a_config_says_only_what_differs_from_what_it_includes(path, parsed):
         assert not set(lines) & set(as_flags(parsed[pathlib.Path(included).stem].to_settings()))
 
 
-def test_base_lists_every_setting_with_its_default(parsed):
-    lines = [line for line in (ROOT / "configs/base.cfg").read_text().splitlines() if line.startswith("--")]
+def test_defaults_list_every_setting(parsed):
+    lines = [
+        line for line in (ROOT / "configs/defaults.cfg").read_text().splitlines() if line.startswith("--")
+    ]
     assert [line[2:].split("=")[0] for line in lines] == [setting.name for setting in all_settings()]
-    changed = {"workdir": "runs/base", "dataset": "cifar10"}
+    changed = {"workdir": "runs/defaults", "dataset": "cifar10"}
     for setting in all_settings():
-        assert parsed["base"].to_settings()[setting.name] == changed.get(setting.name, setting.default)
+        assert parsed["defaults"].to_settings()[setting.name] == changed.get(setting.name, setting.default)
 
 
 PAPER = {

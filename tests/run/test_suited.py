@@ -48,7 +48,7 @@ def test_levels_are_trained_unless_a_flag_is_for_a_glow():
     assert form("--equalize=0") == form("--n_bits=9") == ("levels", "simultaneous", 0)
     assert form("--architecture=levels", "--schedule=sequential") == ("levels", "sequential", 0.5)
     assert form("--architecture=glow") == form("--parts=by_block:2") == form("--data=real")
-    assert form("--data=real") == form("--flagfile=base") == ("glow", "end_to_end", 0)
+    assert form("--data=real") == form("--flagfile=defaults") == ("glow", "end_to_end", 0)
     assert form("--schedule=alternating", "--parts=by_block:2") == ("glow", "alternating", 0)
     assert form("--init_from=digits") == ("glow", "end_to_end", 0)
     assert form("--init_from=cifar10") == ("levels", "simultaneous", 0)

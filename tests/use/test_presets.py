@@ -237,6 +237,6 @@ def test_a_run_takes_the_models_settings_from_a_preset():
         assert getattr(run.model, name) == getattr(model, name)
     assert run_of("--init_from=digits", "--width=7", "--workdir=unused").model.width == 7
     # A flagfile does not hide the preset.
-    for name in ("base", "own_images"):
+    for name in ("defaults", "own_images"):
         run = run_of(f"--flagfile={name}", "--init_from=digits", "--workdir=unused")
         assert (run.model.width, run.model.n_bits, run.init_from) == (model.width, model.n_bits, "digits")
