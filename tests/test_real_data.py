@@ -113,14 +113,14 @@ def test_a_constant_channel_is_not_scaled():
 WRONG = {
     "bytes": (
         np.zeros((2, *SHAPE), np.uint8),
-        r"float32.*a model of uint8 has data='bytes' and n_bits from 1",
+        r"float32.*n_bits and data say which type a model takes",
     ),
     "16_bits": (
         np.zeros((2, *SHAPE), np.uint16),
-        r"float32.*n_bits from 9.*Received: uint16",
+        r"float32.*n_bits and data say.*Received: uint16",
     ),
     "nan": (np.full((2, *SHAPE), np.nan, np.float32), "real data must be finite. Received"),
-    "shape": (np.zeros((2, 4, 4, 3), np.float32), r"\(batch, 4, 4, 2\). Received: float32"),
+    "shape": (np.zeros((2, 4, 4, 3), np.float32), r"\(batch, 4, 4, 2\).*Received: float32"),
 }
 
 
@@ -133,11 +133,9 @@ def test_what_is_no_real_data_is_refused(glow, x, match):
 
 def test_real_data_are_refused_by_a_model_of_bytes():
     glow = Glow(ModelConfig(SHAPE, num_blocks=1, flow_steps=1, width=4))
-    with pytest.raises(
-        ConfigError, match=r"uint8.*a model of real numbers has data='real'. Received: float32"
-    ):
+    with pytest.raises(ConfigError, match=r"uint8.*n_bits and data say which type.* Received: float32"):
         glow.log_prob(made(2, *SHAPE))
-    with pytest.raises(ConfigError, match=r"images must be uint8.*data='real'. Received: float32"):
+    with pytest.raises(ConfigError, match=r"images must be uint8.*n_bits and data say.*Received: float32"):
         compiled(glow).fit(tf.data.Dataset.from_tensors(made(2, *SHAPE)))
 
 
@@ -208,7 +206,7 @@ def test_16_bits_come_back_in_the_bits_that_are_kept(n_bits, eager):
     width = 2 ** (16 - n_bits)
     np.testing.assert_array_equal(glow.decode(glow.encode(x)), x // width * width)
     assert glow.sample(2).dtype == tf.uint16
-    with pytest.raises(ConfigError, match=r"uint16.*n_bits from 1 to 8. Received: uint8"):
+    with pytest.raises(ConfigError, match=r"uint16.*n_bits and data say.*Received: uint8"):
         glow.log_prob(x.astype(np.uint8))
 
 

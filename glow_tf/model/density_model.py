@@ -46,7 +46,7 @@ def checked_images(images: Array, image_shape: tuple[int, int, int], data_dtype:
     if none or not fits:
         raise ConfigError(
             f"images must be {data_dtype} of shape (batch, {', '.join(map(str, image_shape))})"
-            f"{', one image or more' if none else remedy_of_type(images.dtype, data_dtype)}. "
+            f"{', one image or more' if none else '; its n_bits and data say which type a model takes'}. "
             f"Received: {images.dtype.name} of shape {images.shape}"
         )
     if not images.dtype.is_floating:
@@ -60,17 +60,6 @@ def checked_images(images: Array, image_shape: tuple[int, int, int], data_dtype:
 def has_type(dtype: tf.DType, data_dtype: str) -> bool:
     """Whether images of a type are data of a model: for `float32`, real numbers of any precision are."""
     return dtype.is_floating if data_dtype == "float32" else dtype.name == data_dtype
-
-
-def remedy_of_type(dtype: tf.DType, data_dtype: str) -> str:
-    """Says, within a message, which model takes images of a type that this one does not take; or ''."""
-    takes = {"uint8": "n_bits from 1 to 8", "uint16": "n_bits from 9 to 16"}
-    if has_type(dtype, data_dtype):
-        return ""
-    if dtype.is_floating:
-        return "; a model of real numbers has data='real'"
-    bits = takes.get(dtype.name)
-    return f"; a model of {dtype.name} has data='bytes' and {bits}" if bits else ""
 
 
 class DensityModel(keras.Model):

@@ -74,7 +74,7 @@ def test_a_command_that_does_not_exist_is_named(capsys):
         (["--seed"], "Missing value for flag --seed"),
         (
             ["--flagfile=none"],
-            "flagfile must be a file, or the name of a config that comes with glow_tf: cifar10_small_across_2,",
+            "flagfile must be a file, or the name of a config that comes with glow_tf: cifar10_small_",
         ),
     ],
 )

@@ -153,6 +153,11 @@ def with_arrays(change):
     return damage
 
 
+def with_another_copy(folder):
+    path = folder / "tuned" / "config.json"
+    path.write_text(path.read_text().replace('"scale": "tanh:1"', '"scale": "tanh:2"'))
+
+
 DAMAGES = {
     "no folder": (shutil.rmtree, "No such file"),
     "no JSON": (lambda folder: (folder / "detector.json").write_bytes(b"{"), "Expecting"),
@@ -161,6 +166,7 @@ DAMAGES = {
         with_json({"features": "mine"}),
         "features must be the network that it was fitted with: 'mine'",
     ),
+    "a copy of another model": (with_another_copy, "the tuned model must be a copy of the prior"),
     "no prior": (lambda folder: shutil.rmtree(folder / "prior"), "preset must be one of"),
     "an array missing": (with_arrays(lambda own: own.pop("scale")), "none for 'scale'"),
     "another rule": (

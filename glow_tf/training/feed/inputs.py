@@ -21,7 +21,7 @@ from glow_tf.data.batches import (
     with_members,
 )
 from glow_tf.model.conditions import check_given, check_specs_of_condition, in_arrays, some_of
-from glow_tf.model.density_model import has_type, remedy_of_type
+from glow_tf.model.density_model import has_type
 from glow_tf.model.glow import Glow
 from glow_tf.training.feed.batch import Batch, Dataset, named
 
@@ -255,10 +255,9 @@ def _check_specs(glow: Glow, batch: Batch, trains: bool) -> None:
     )
     if not has_type(images.dtype, glow.data_dtype) or not batched:
         hint = " (batches are missing: .batch(64))" if images.shape.is_compatible_with(shape) else ""
-        hint += remedy_of_type(images.dtype, glow.data_dtype)
         raise ConfigError(
-            f"images must be {glow.data_dtype} [N, {', '.join(map(str, glow.image_shape))}]{hint}. "
-            f"Received: {images.dtype.name} of shape {images.shape}"
+            f"images must be {glow.data_dtype} [N, {', '.join(map(str, glow.image_shape))}]{hint}; a "
+            f"model's n_bits and data say which type. Received: {images.dtype.name} of shape {images.shape}"
         )
     noise = batch.get("noise", tf.TensorSpec(images.shape))
     if not (noise.dtype.is_floating and noise.shape.is_compatible_with(images.shape)):

@@ -15,9 +15,7 @@ from glow_tf.config.choices import EXPORTS
 from glow_tf.core import tensor_files
 from glow_tf.core.durable_files import replaced_folder, write_atomically
 from glow_tf.core.errors import ConfigError
-from glow_tf.core.machine import check_memory
 from glow_tf.core.text_files import json_text, read_json
-from glow_tf.model.conditions import of_names
 from glow_tf.model.glow import Glow
 from glow_tf.use import exports
 from glow_tf.use.images import check_needed
@@ -31,6 +29,7 @@ OWN = frozenset({ABOUT, NUMBERS, PRIOR, TUNED})
 GOOD, WORST = "good images", "worst places"  # of the numbers; the others are the rule's and the features'
 SETTINGS = ("contamination", "seed", "epochs")
 MOST_BYTES = 2**20  # of detector.json
+MOST_NUMBERS = 2**24  # of an image that a file asks for
 
 
 def save(detector: Any, folder: pathlib.Path) -> None:
@@ -62,14 +61,16 @@ def load(kind: type, folder: pathlib.Path, features: keras.Model | None) -> Any:
         prior, tuned = (_model(folder / name, about["precision"]) for name in (PRIOR, TUNED))
         detector = kind(prior, **{name: about[name] for name in SETTINGS}, features=features)
         shape = tuple(map(int, about["image_shape"] if prior is None else prior.image_shape))
-        check_memory(8 * int(np.prod(shape, dtype=float)), f"an image of {folder}", "use smaller ones")
-        images = np.zeros((2, *shape), np.dtype(about["dtype"]))
-        detector.models_ = used = Models(prior, features, images)
+        if prior is not None and tuned.config != prior.config:
+            raise ValueError("the tuned model must be a copy of the prior")
+        if np.prod(shape, dtype=float) > MOST_NUMBERS:
+            raise ValueError(f"images of at most {MOST_NUMBERS} numbers are looked at, and not of {shape}")
+        detector.models_ = used = Models(prior, features, np.empty((0, *shape), np.dtype(about["dtype"])))
         used.tuned = tuned
-        given = {name: np.zeros((2, *own), np.float32) for name, own in used.condition_shapes.items()}
         known = used.features.arrays if features is not None else {}
         # Numbers of this rule, whatever they are, have the shapes of others.
-        expected = {**Rule.of(used(images, of_names(given))).arrays, **known}
+        others = [np.zeros((2, 1, 1, depth), np.float32) for depth in used.depths]
+        expected = {**Rule.of(others).arrays, **known}
         count = tensor_files.shapes_of(folder / NUMBERS)[GOOD][0]
         expected |= dict.fromkeys((GOOD, WORST), np.broadcast_to(0.0, count))
         arrays = tensor_files.read(folder / NUMBERS, expected)

@@ -141,17 +141,26 @@ class Models:
             found = compared(*maps) + found
         return found
 
+    def _traced(self) -> Any:
+        if self._function is None:
+            self._function = tf.function(self.of_batch, input_signature=self.signature, autograph=False)
+        return self._function
+
+    @property
+    def depths(self) -> list[int]:
+        """F of each resolution, which is known before anything is computed."""
+        return [own.shape[-1] for own in self._traced().get_concrete_function().structured_outputs]
+
     def __call__(self, images: np.ndarray, condition: Condition = None) -> list[np.ndarray]:
         """Returns what `of_batch` says of all images; ConfigError if there are none."""
         self.check(images, condition)
-        if self._function is None:
-            self._function = tf.function(self.of_batch, input_signature=self.signature, autograph=False)
+        function = self._traced()
         size, dtype = batch_of(images.shape[1:]), self.data_dtype
         places = [slice(start, start + size) for start in range(0, len(images), size)]
         found = []
         for place in with_progress(places, len(places), f"Scoring, batches of {size}"):
             given = () if condition is None else (self.prior.checked_condition(some_of(condition, place)),)
-            found.append([own.numpy() for own in self._function(tf.cast(images[place], dtype), *given)])
+            found.append([own.numpy() for own in function(tf.cast(images[place], dtype), *given)])
         return [np.concatenate(own) for own in zip(*found, strict=True)]
 
     def fit(
