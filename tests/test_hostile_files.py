@@ -197,3 +197,9 @@ def test_a_path_that_is_too_long_is_told_in_a_sentence(path):
     for load in (glow_tf.load, glow_tf.load_trainer, glow_tf.use.load, glow_tf.Glow.from_preset):
         with pytest.raises(ConfigError, match=r"names of at most 255 bytes.*Received"):
             load(path)
+
+
+def test_a_message_does_not_repeat_all_that_a_file_says():
+    with pytest.raises(ConfigError, match=r"parts must be 1, by_block:N") as raised:
+        glow_tf.ModelConfig(parts="x," * 10**6)
+    assert len(str(raised.value)) < 4000

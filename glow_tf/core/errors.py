@@ -6,6 +6,8 @@ import re
 import unicodedata
 from typing import Any
 
+LONGEST = 3000  # letters of a message, which may repeat what a file says
+
 
 def printable(text: str) -> str:
     """Returns a text with escapes for signs that could steer a terminal, as a file's name may have them."""
@@ -36,7 +38,7 @@ class ConfigError(ValueError):
     """A setting is wrong; the message says what was expected and what was received."""
 
     def __init__(self, message: str = ""):
-        super().__init__(printable(message))
+        super().__init__(printable(message)[:LONGEST])
 
 
 class DivergedError(RuntimeError):
