@@ -38,7 +38,7 @@ def main(folder: pathlib.Path) -> dict[str, float]:
     ).map(lambda images, labels: images)  # a density model has no use for labels
 
     glow = glow_tf.Glow(
-        glow_tf.ModelConfig(digits.image_shape, n_bits=5, num_blocks=2, flow_steps=2, width=16, parts=2)
+        glow_tf.ModelConfig(digits.image_shape, n_bits=5, num_blocks=2, flow_steps=2, width=16, parts=(1, 3))
     )
     trainer = glow_tf.PartsTrainer(glow)
     # The recipe of the command; at the end the averages (ema) replace the weights. A generator has no length.
