@@ -429,6 +429,19 @@ def test_what_a_prior_is_worth():
     assert f"{min(gains):.2f} to {max(gains):.2f} bits/dim against levels" in " ".join(page.split())
 
 
+def test_what_opponents_need_that_have_every_chance():
+    page, rows = (RESULTS / "prior.md").read_text(), rows_of(RESULTS / "prior_opponents.csv")
+    for name in ("photographs", "drawings"):
+        own = [row for row in rows if row["set"] == name and row["seed"] == "0"]
+        best = [
+            min((row for row in own if row["start"] == start), key=lambda row: float(row["validation_bpd"]))
+            for start in ("prior", "levels", "glow")
+        ]
+        texts = [f"{float(row['test_bpd']):.3f}" for row in best]
+        assert f"| {name} | {' | '.join(texts)} |" in page
+        assert f"{name} {', '.join(texts)}" in row_of("160 images, opponents with mirror images")
+
+
 def test_the_bits_at_many_sizes():
     page = (RESULTS / "prior.md").read_text()
     for kind in ("photograph", "drawing"):
