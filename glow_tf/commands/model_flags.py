@@ -219,10 +219,7 @@ def output_folder(
 def _check_apart(
     values: flags.FlagValues, output: pathlib.Path, inputs: Iterable[str], name: str = "output"
 ) -> None:
-    """Raises ConfigError if an output is what the command reads, or lies in a folder of images that it reads.
-
-    There it would be one of them the next time.
-    """
+    """Raises ConfigError if an output is what the command reads, or lies among images that it reads."""
     given = {other: str(values[other].value) for other in READ if other in values and other != name}
     dataset = given.pop("dataset", "")
     folders = [str(folder_of(dataset) or file_of(dataset) or ""), given.get("condition", ""), *inputs]

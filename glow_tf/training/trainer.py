@@ -253,6 +253,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         check_compiled(self, "test_on_batch")
         batch = inputs.for_one_step(self.glow, x, y, {"sample_weight": sample_weight}, trains=False)
         with self.logs.evaluating():
+            self.reset_metrics()  # as newer releases of Keras do
             return super().test_on_batch(batch, return_dict=return_dict)
 
     @property
