@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import parsing
-from glow_tf.config import file_of, folder_of
+from glow_tf.config import DataConfig, file_of, folder_of
 from glow_tf.core.errors import ConfigError, printable
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ def images_by_size(values: flags.FlagValues, model: Glow) -> list[UsedImages]:
     """Reads images as `images_of` does, but at their own sizes; see `read_images_by_size`."""
     from glow_tf.use.images import read_images_by_size
 
-    found = read_images_by_size(model.image_shape, *_which_images(values, model))
+    dataset, data_dir, split, count, dtype, condition = _which_images(values, model)
+    config = DataConfig(dataset, data_dir, test_examples=count, dtype=dtype, condition=condition)
+    found = read_images_by_size(model.image_shape[-1], config, split)
     return _announced(values, model, found)
 
 

@@ -22,15 +22,11 @@ def check_named(config: DataConfig) -> None:
     check_path(config)
     if config.dataset == DIGITS or folder_of(config.dataset) or file_of(config.dataset):
         return
-    check_features(config)
     import tensorflow_datasets as tfds  # it loads TensorFlow only when it makes a builder
 
     name = re.split("[:/]", config.dataset)[0]  # without its variant and version
     if name not in tfds.list_builders(with_community_datasets=False):
-        try:
-            tfds.builder(config.dataset, data_dir=config.data_dir or None)
-        except Exception as error:
-            raise refusal(config, error) from None
+        tfds_builder(config)
 
 
 def check_path(config: DataConfig) -> None:
@@ -43,7 +39,18 @@ def check_path(config: DataConfig) -> None:
         raise ConfigError(f"dataset=file:PATH.npy needs an existing file. {received}")
 
 
-def check_features(config: DataConfig) -> None:
+def tfds_builder(config: DataConfig) -> Any:
+    """Returns TFDS's builder of a data set; ConfigError if there is none, or `_check_features` refuses it."""
+    import tensorflow_datasets as tfds
+
+    _check_features(config)
+    try:
+        return tfds.builder(config.dataset, data_dir=config.data_dir or None)
+    except Exception as error:
+        raise refusal(config, error) from None
+
+
+def _check_features(config: DataConfig) -> None:
     """Raises ConfigError if a data set's files name classes that are not TFDS's own: TFDS imports them."""
     root = pathlib.Path(config.data_dir, re.split("[:/]", config.dataset)[0])
     for path in root.rglob("features.json") if config.data_dir else ():

@@ -18,7 +18,7 @@ from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.machine import fits, usual_threads
 from glow_tf.data import arrays
 from glow_tf.data.arrays import DataSet, Examples
-from glow_tf.data.named import check_features, refusal
+from glow_tf.data.named import refusal, tfds_builder
 from glow_tf.data.pictures import opened_array
 
 BATCH = 1000  # images that TensorFlow decodes before Python takes them over
@@ -115,11 +115,8 @@ def _class_names(builder: Any) -> tuple[str, ...]:
 
 def _tfds_builder(config: DataConfig) -> Any:
     """Returns TFDS's builder of a prepared data set that has images."""
-    check_features(config)
-    import tensorflow_datasets as tfds
-
+    builder = tfds_builder(config)
     try:
-        builder = tfds.builder(config.dataset, data_dir=config.data_dir or None)
         if not pathlib.Path(builder.data_dir).exists():
             if not urllib.request.getproxies():  # fails at once where TFDS would retry for minutes
                 socket.getaddrinfo("storage.googleapis.com", 443)

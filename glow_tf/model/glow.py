@@ -194,12 +194,9 @@ class Glow(CompiledModel):
 
         Those of a condition network of one's own have numbers, since Keras numbers layers as they are made.
         """
-        own = [part for part in self.parts if self.config.condition_network]
-        names = {
-            id(weight): f"{part.name}/condition/{k}"
-            for part in own
-            for k, weight in enumerate(part.condition_network.weights)
-        }
+        own = self.parts if self.config.condition_network else []
+        weights = ((part.name, k, w) for part in own for k, w in enumerate(part.condition_network.weights))
+        names = {id(w): f"{name}/condition/{k}" for name, k, w in weights}
         return {names.get(id(w), w.path.partition("/")[2]): w for w in self.weights}
 
     @property

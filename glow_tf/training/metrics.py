@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -135,10 +135,11 @@ class Logs:
         self.evaluates = False
 
     @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Within the context, the logs are those of an evaluation."""
+    def evaluating(self, reset: Callable[[], None]) -> Iterator[None]:
+        """Within the context, the logs are those of an evaluation, whose means are `reset` first."""
         before, self.evaluates = self.evaluates, True
         try:
+            reset()  # older releases of Keras do not for a single batch
             yield
         finally:
             self.evaluates = before

@@ -225,7 +225,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         """
         check_compiled(self, "evaluate")
         x = inputs.for_evaluation(self.glow, x, batch_size, self.seed, kwargs | {"y": y})
-        with self.logs.evaluating():
+        with self.logs.evaluating(self.reset_metrics):
             return super().evaluate(x, **kwargs)
 
     def train_on_batch(
@@ -252,8 +252,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         """Computes the bits per dimension of one batch, as in `train_on_batch`."""
         check_compiled(self, "test_on_batch")
         batch = inputs.for_one_step(self.glow, x, y, {"sample_weight": sample_weight}, trains=False)
-        with self.logs.evaluating():
-            self.reset_metrics()  # as newer releases of Keras do
+        with self.logs.evaluating(self.reset_metrics):
             return super().test_on_batch(batch, return_dict=return_dict)
 
     @property

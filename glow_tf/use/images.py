@@ -83,21 +83,12 @@ def read_images(
     return _as_used(examples, class_names, notes, image_shape, config.dataset)
 
 
-def read_images_by_size(
-    image_shape: tuple[int, int, int],
-    dataset: str,
-    data_dir: str | os.PathLike = "",
-    split: str = "",
-    count: int = 0,
-    data_dtype: str = "uint8",
-    condition: str = "",
-) -> list[UsedImages]:
+def read_images_by_size(channels: int, config: DataConfig, split: str) -> list[UsedImages]:
     """As `read_images`, at their own sizes: those of one size together, in the order of the first of each.
 
     Only the images of a folder, without a condition, may differ in size.
     """
-    config = DataConfig(dataset, data_dir, test_examples=count, dtype=data_dtype, condition=condition)
-    any_shape = (0, 0, image_shape[-1])
+    any_shape = (0, 0, channels)
     examples, class_names, notes = load_split(config, split, any_size=True)
     if examples.images.dtype != object:
         return [_as_used(examples, class_names, notes, any_shape, config.dataset)]

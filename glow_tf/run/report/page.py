@@ -82,11 +82,8 @@ def _strips(run: RunContent) -> list[str]:
     found = (run.folder / "samples").glob("epoch_*.png")
     paths = sorted(path for path in found if path.stem.removeprefix("epoch_").isdecimal())
     chosen = sorted({round(k) for k in np.linspace(0, len(paths) - 1, min(len(paths), MOST_STRIPS))})
-    names = (f"epoch {int(paths[k].stem.removeprefix('epoch_'))}" for k in chosen)
-    return [
-        html_page.picture(_strip(paths[k]), html_page.PNG, f"Samples: {name}", name)
-        for k, name in zip(chosen, names, strict=True)
-    ]
+    shown = {f"epoch {int(paths[k].stem.removeprefix('epoch_'))}": _strip(paths[k]) for k in chosen}
+    return [html_page.picture(own, html_page.PNG, f"Samples: {name}", name) for name, own in shown.items()]
 
 
 def _strip(path: pathlib.Path) -> bytes:
