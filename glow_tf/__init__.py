@@ -20,7 +20,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "config": ["DataConfig", "ModelConfig", "RunConfig", "TrainConfig"],
         "core.errors": ["ConfigError", "DivergedError"],
-        "layout.schedule": ["Phase", "end_to_end", "one_part", "phases", "simultaneous"],
+        "architectures.schedule": ["Phase", "end_to_end", "one_part", "phases", "simultaneous"],
         "model.parts": ["Part", "PartOutput"],
         "model.passage": ["PartView"],
         "model.glow": ["Glow"],
@@ -35,17 +35,17 @@ __getattr__, __dir__, __all__ = lazy_exports(
 )
 
 if TYPE_CHECKING:
+    from glow_tf.architectures.schedule import Phase as Phase
+    from glow_tf.architectures.schedule import end_to_end as end_to_end
+    from glow_tf.architectures.schedule import one_part as one_part
+    from glow_tf.architectures.schedule import phases as phases
+    from glow_tf.architectures.schedule import simultaneous as simultaneous
     from glow_tf.config import DataConfig as DataConfig
     from glow_tf.config import ModelConfig as ModelConfig
     from glow_tf.config import RunConfig as RunConfig
     from glow_tf.config import TrainConfig as TrainConfig
     from glow_tf.core.errors import ConfigError as ConfigError
     from glow_tf.core.errors import DivergedError as DivergedError
-    from glow_tf.layout.schedule import Phase as Phase
-    from glow_tf.layout.schedule import end_to_end as end_to_end
-    from glow_tf.layout.schedule import one_part as one_part
-    from glow_tf.layout.schedule import phases as phases
-    from glow_tf.layout.schedule import simultaneous as simultaneous
     from glow_tf.model.glow import Glow as Glow
     from glow_tf.model.parts import Part as Part
     from glow_tf.model.parts import PartOutput as PartOutput

@@ -4,8 +4,8 @@ import keras
 import tensorflow as tf
 
 from glow_tf.architectures import Architecture
+from glow_tf.architectures.partition import PartLayout, flow_step_elements
 from glow_tf.bijectors import Bijector, GaussianPrior, Squeeze, Transform
-from glow_tf.layout.partition import PartLayout, flow_step_elements
 
 register = keras.saving.register_keras_serializable(package="own")
 

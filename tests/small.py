@@ -18,10 +18,10 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
+from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors import Coupling, FlowStep
 from glow_tf.bijectors.repeatable import with_weights
 from glow_tf.config import CouplingConfig, ModelConfig
-from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
 from glow_tf.training import PartsTrainer
 from glow_tf.training.feed.batch import entering

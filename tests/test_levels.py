@@ -13,8 +13,8 @@ from small import (
 )
 
 from glow_tf import ConfigError, Glow, ModelConfig, PartsTrainer, export, load
-from glow_tf.layout.partition import part_layouts
-from glow_tf.layout.schedule import end_to_end, simultaneous
+from glow_tf.architectures.partition import part_layouts
+from glow_tf.architectures.schedule import end_to_end, simultaneous
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.run.callbacks import bits_of_levels
 

@@ -7,8 +7,8 @@ import tensorflow as tf
 from small import make_small_images, objectives, perturb, small_glow
 
 import glow_tf
+from glow_tf.architectures.schedule import end_to_end, one_part, simultaneous
 from glow_tf.core.errors import ConfigError
-from glow_tf.layout.schedule import end_to_end, one_part, simultaneous
 
 pytestmark = pytest.mark.long
 

@@ -12,9 +12,9 @@ from small import make_small_images, only_endpoints, perturb, small_config
 
 import glow_tf
 from glow_tf import presets
+from glow_tf.architectures.partition import part_layouts
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
-from glow_tf.layout.partition import part_layouts
 from glow_tf.use import exports
 
 pytestmark = pytest.mark.long

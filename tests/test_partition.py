@@ -3,9 +3,9 @@ import math
 import pytest
 
 from glow_tf import Glow
+from glow_tf.architectures import partition
 from glow_tf.config import ModelConfig, check_divisible
 from glow_tf.config.notations import read_cuts
-from glow_tf.layout import partition
 
 COUNTS = {
     "1": (96,),

@@ -7,12 +7,8 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from glow_tf.commands import run_flags
-from glow_tf.config import SCHEDULES, DataConfig, ModelConfig, all_settings, read_scale
-from glow_tf.config.notations import read_cuts, read_local_prior
-from glow_tf.core.errors import ConfigError
-from glow_tf.layout.partition import part_layouts, relative_cost
-from glow_tf.layout.schedule import (
+from glow_tf.architectures.partition import part_layouts, relative_cost
+from glow_tf.architectures.schedule import (
     cached_parts,
     end_to_end,
     epoch_costs,
@@ -20,6 +16,10 @@ from glow_tf.layout.schedule import (
     phases,
     turn_starts,
 )
+from glow_tf.commands import run_flags
+from glow_tf.config import SCHEDULES, DataConfig, ModelConfig, all_settings, read_scale
+from glow_tf.config.notations import read_cuts, read_local_prior
+from glow_tf.core.errors import ConfigError
 
 # The same examples in every run, and none kept on disk: a failure must not depend on what ran before.
 settings.register_profile(

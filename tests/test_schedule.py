@@ -1,6 +1,6 @@
 import pytest
 
-from glow_tf.layout import schedule
+from glow_tf.architectures import schedule
 
 
 def names(*args, **kwargs):

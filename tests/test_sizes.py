@@ -15,9 +15,9 @@ from small import (
 import glow_tf
 from glow_tf import ConfigError, Glow
 from glow_tf.architectures import Levels
+from glow_tf.architectures.partition import part_layouts
 from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.commands import cli
-from glow_tf.layout.partition import part_layouts
 from glow_tf.use import levels
 from glow_tf.use.evaluation import terms
 from glow_tf.use.images import check_fits

@@ -7,10 +7,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from glow_tf.architectures.partition import Element, PartLayout
 from glow_tf.config.choices import ARCHITECTURES
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.lazy import imported
-from glow_tf.layout.partition import Element, PartLayout
 
 if TYPE_CHECKING:
     from glow_tf.bijectors import Bijector, Stack

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from glow_tf.architectures.architecture import Architecture
-from glow_tf.config.notations import read_cuts, read_local_prior
-from glow_tf.core.errors import ConfigError
-from glow_tf.layout.partition import (
+from glow_tf.architectures.partition import (
     Element,
     PartLayout,
     flow_step_elements,
     is_given_vectors,
 )
+from glow_tf.config.notations import read_cuts, read_local_prior
+from glow_tf.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from glow_tf.bijectors import Bijector

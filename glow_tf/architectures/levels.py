@@ -7,10 +7,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from glow_tf.architectures.architecture import Architecture
+from glow_tf.architectures.partition import (
+    Element,
+    PartLayout,
+    flow_step_elements,
+    is_given_vectors,
+    network_macs,
+)
 from glow_tf.config.choices import MOST_BLOCKS
 from glow_tf.config.notations import read_level_steps, read_level_widths
 from glow_tf.core.errors import ConfigError
-from glow_tf.layout.partition import Element, PartLayout, flow_step_elements, is_given_vectors, network_macs
 
 if TYPE_CHECKING:
     from glow_tf.bijectors import Bijector

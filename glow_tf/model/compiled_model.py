@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.architectures.partition import FLOAT_BYTES
 from glow_tf.bijectors.condition import Array, Condition
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.machine import check_memory
-from glow_tf.layout.partition import FLOAT_BYTES
 from glow_tf.model.conditions import check_one_for_each, num_of_request
 from glow_tf.model.density_model import checked_images
 from glow_tf.model.endpoints import Endpoint, Endpoints

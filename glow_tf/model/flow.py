@@ -10,12 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.architectures.partition import model_bytes, part_layouts
 from glow_tf.bijectors import Bijector
 from glow_tf.bijectors.bijector import WithLogDet
 from glow_tf.bijectors.condition import Array, Condition
 from glow_tf.config import ModelConfig
 from glow_tf.core.machine import check_memory
-from glow_tf.layout.partition import model_bytes, part_layouts
 from glow_tf.model.conditions import checked_condition
 from glow_tf.model.density_model import DensityModel, checked_images, checked_policy
 from glow_tf.model.part_layers import entrance_of

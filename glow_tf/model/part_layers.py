@@ -5,11 +5,11 @@ from __future__ import annotations
 import keras
 
 from glow_tf.architectures.architecture import SEEDS
+from glow_tf.architectures.partition import PartLayout
 from glow_tf.bijectors import ConditionNetwork, Dequantize, Equalize, Standardize
 from glow_tf.bijectors.own_layers import made, seeded
 from glow_tf.config import ModelConfig
 from glow_tf.core.errors import ConfigError, in_one_line
-from glow_tf.layout.partition import PartLayout
 from glow_tf.model.conditions import of_names
 
 

@@ -10,11 +10,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.architectures.partition import PartLayout
 from glow_tf.bijectors import Bijector, ConditionNetwork, GaussianPrior, UniformPrior
 from glow_tf.bijectors.bijector import Bound, Latents, PartOutput
 from glow_tf.bijectors.condition import Condition
 from glow_tf.config import ModelConfig
-from glow_tf.layout.partition import PartLayout
 from glow_tf.model.part_layers import condition_network_of
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from glow_tf.architectures.partition import FLOAT_BYTES, model_bytes
 from glow_tf.config import ModelConfig
 from glow_tf.core import tensor_files
 from glow_tf.core.durable_files import replaced_folder
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.text_files import check_path, json_text, parse_json, read_json
-from glow_tf.layout.partition import FLOAT_BYTES, model_bytes
 from glow_tf.presets.card import card_of
 from glow_tf.version import __version__
 

@@ -9,6 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import data
+from glow_tf.architectures.partition import PartLayout, part_layouts
+from glow_tf.architectures.schedule import (
+    Phase,
+    cache_noise_epochs,
+    cached_parts,
+    epoch_costs,
+    one_part,
+    phases_of,
+)
 from glow_tf.bijectors.own_layers import with_registered
 from glow_tf.config import MAY_DIFFER, PRIOR, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError, printable
@@ -16,8 +25,6 @@ from glow_tf.core.machine import check_memory
 from glow_tf.data.arrays import in_memory
 from glow_tf.devices import strategies
 from glow_tf.devices.workers import check_same_in_all
-from glow_tf.layout.partition import PartLayout, part_layouts
-from glow_tf.layout.schedule import Phase, cache_noise_epochs, cached_parts, epoch_costs, one_part, phases_of
 from glow_tf.model.glow import Glow
 from glow_tf.run import tables
 from glow_tf.run.files import saved

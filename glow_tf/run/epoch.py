@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from glow_tf.architectures.schedule import Phase
 from glow_tf.devices.workers import holds_anywhere
-from glow_tf.layout.schedule import Phase
 from glow_tf.run.context import Run
 from glow_tf.run.files.history import score_cells
 from glow_tf.run.files.workdir import is_out_of_patience

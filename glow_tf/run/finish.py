@@ -10,11 +10,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf.architectures.schedule import epochs_training
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import in_one_line, printable
 from glow_tf.data.overlap import share_looked_at
 from glow_tf.devices import strategies
-from glow_tf.layout.schedule import epochs_training
 from glow_tf.model.glow import Glow
 from glow_tf.run import tables
 from glow_tf.run.callbacks import draw_samples

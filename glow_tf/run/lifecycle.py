@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf.architectures.schedule import phases_of
 from glow_tf.config import RunConfig
 from glow_tf.core.errors import DivergedError, in_one_line
 from glow_tf.devices import strategies
@@ -20,7 +21,6 @@ from glow_tf.devices.workers import (
     in_several_processes,
     is_chief,
 )
-from glow_tf.layout.schedule import phases_of
 from glow_tf.run import callbacks as run_callbacks
 from glow_tf.run import tables
 from glow_tf.run.context import Run, prepare

@@ -5,8 +5,8 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from glow_tf.layout.partition import PartLayout, relative_cost
-from glow_tf.layout.schedule import Phase
+from glow_tf.architectures.partition import PartLayout, relative_cost
+from glow_tf.architectures.schedule import Phase
 
 
 def model_table(

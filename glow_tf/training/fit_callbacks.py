@@ -9,9 +9,9 @@ from typing import Any
 
 import keras
 
+from glow_tf.architectures.schedule import Phase, phase_of_epoch
 from glow_tf.core.errors import ConfigError
 from glow_tf.internals import rate_of
-from glow_tf.layout.schedule import Phase, phase_of_epoch
 from glow_tf.training.metrics import StepMeans
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf.architectures.schedule import Phase
 from glow_tf.devices.workers import by_each_replica, in_several_processes, sums_over_replicas
-from glow_tf.layout.schedule import Phase
 from glow_tf.model.parts import Part
 from glow_tf.training.step.gradients import StepGradients
 from glow_tf.training.step.objective import LocalObjective

@@ -12,12 +12,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf.architectures.schedule import Phase
 from glow_tf.config import RATE_SCALINGS, TrainConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.devices.strategies import compiles_by_default
 from glow_tf.devices.workers import in_several_processes
 from glow_tf.internals import rate_of
-from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
 from glow_tf.training.feed.inputs import DEFAULT_BATCH_SIZE
 from glow_tf.training.optim.optimizers import Optimizers, PartRate

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from glow_tf.layout.schedule import Phase
+from glow_tf.architectures.schedule import Phase
 from glow_tf.training.optim.optimizers import Optimizers
 from glow_tf.training.options import CompileOptions
 from glow_tf.training.step.objective import PriorObjective

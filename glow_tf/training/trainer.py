@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf.architectures.schedule import Phase, named_phases, phase_of_epoch
 from glow_tf.bijectors.condition import Array, Condition
 from glow_tf.config import TrainConfig
 from glow_tf.internals import BuiltBeforeFit
-from glow_tf.layout.schedule import Phase, named_phases, phase_of_epoch
 from glow_tf.model.density_model import DensityModel
 from glow_tf.model.flow import is_initialized
 from glow_tf.model.glow import Glow

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.architectures.partition import PartLayout, part_layouts
 from glow_tf.bijectors.bijector import PartOutput
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.likelihood import bits_per_dim, nats
@@ -18,7 +19,6 @@ from glow_tf.config.choices import NOISES
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.progress import with_progress
 from glow_tf.data.batches import evaluation_batches
-from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.model.conditions import check_given, in_arrays
 from glow_tf.model.glow import Glow
 from glow_tf.model.parts import Part

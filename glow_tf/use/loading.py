@@ -4,9 +4,9 @@ import pathlib
 
 import tensorflow as tf
 
+from glow_tf.architectures.schedule import phases_of
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import check_path
-from glow_tf.layout.schedule import phases_of
 from glow_tf.run.context import compiled_trainer, steps_per_epoch
 from glow_tf.run.files import saved
 from glow_tf.run.files.checkpoints import read, state_of

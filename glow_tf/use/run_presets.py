@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from glow_tf.architectures.schedule import phases_of
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.durable_files import check_place
 from glow_tf.core.errors import ConfigError
 from glow_tf.data.loading import load as load_data
-from glow_tf.layout.schedule import phases_of
 from glow_tf.model.glow import Glow
 from glow_tf.presets import OWN
 from glow_tf.run.files import checkpoint_files

@@ -21,8 +21,8 @@ from absl import flags
 
 import glow_tf
 from glow_tf import Phase, data
+from glow_tf.architectures.schedule import end_to_end, simultaneous
 from glow_tf.commands import cli
-from glow_tf.layout.schedule import end_to_end, simultaneous
 from glow_tf.run.files.flags_file import read_config
 from glow_tf.training import PartsTrainer
 from glow_tf.training.feed.batch import entering

@@ -29,9 +29,9 @@ from absl import flags
 
 from glow_tf import DataConfig, Glow, ModelConfig, PartsTrainer, TrainConfig, data
 from glow_tf.architectures import Levels
+from glow_tf.architectures.partition import Element, PartLayout
 from glow_tf.bijectors import Bijector
 from glow_tf.commands import cli
-from glow_tf.layout.partition import Element, PartLayout
 from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
 from lab.benchmarks.rows import added_to, measured

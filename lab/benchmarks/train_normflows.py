@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
+from glow_tf.architectures.schedule import phases_of
 from glow_tf.commands import cli, run_flags
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.layout.schedule import phases_of
 from glow_tf.run.files.workdir import Workdir
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ import tensorflow as tf
 from absl import flags
 
 from glow_tf import Glow, ModelConfig, PartsTrainer, TrainConfig
+from glow_tf.architectures.partition import part_layouts
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
-from glow_tf.layout.partition import part_layouts
 from lab.benchmarks.rows import added_to
 from lab.experiment import experiment_of
 from lab.studies.runs import runs_of

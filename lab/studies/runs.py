@@ -11,12 +11,12 @@ import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
+from glow_tf.architectures.partition import BOTH_WAYS, part_layouts
+from glow_tf.architectures.schedule import Phase, epoch_costs, phases_of
 from glow_tf.config import MAY_DIFFER, ModelConfig, RunConfig, all_settings
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import read_text
-from glow_tf.layout.partition import BOTH_WAYS, part_layouts
-from glow_tf.layout.schedule import Phase, epoch_costs, phases_of
 from glow_tf.presets import read_model_file
 from glow_tf.run.files.flags_file import differing_settings, read_settings
 from glow_tf.run.files.workdir import SUMMARY

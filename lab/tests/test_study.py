@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from small import ROOT
 from test_properties import NAMES, TEXTS, is_fine_or_names
 
+from glow_tf.architectures.partition import part_layouts
+from glow_tf.architectures.schedule import epoch_costs, phases_of
 from glow_tf.config import RunConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.layout.partition import part_layouts
-from glow_tf.layout.schedule import epoch_costs, phases_of
 from glow_tf.run.files.workdir import flagfile
 from lab import CONFIGS, children
 from lab.benchmarks.rows import reproducible

@@ -5,11 +5,11 @@ import pathlib
 import pytest
 from small import ROOT, run_main
 
+from glow_tf.architectures.partition import part_layouts
+from glow_tf.architectures.schedule import phases_of
 from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config import all_settings
-from glow_tf.layout.partition import part_layouts
-from glow_tf.layout.schedule import phases_of
 from glow_tf.run.files.flags_file import as_flags
 
 CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))

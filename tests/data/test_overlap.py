@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
+from glow_tf.architectures.schedule import end_to_end
 from glow_tf.config import TrainConfig
 from glow_tf.data import ImageData
 from glow_tf.data.overlap import overlapping
-from glow_tf.layout.schedule import end_to_end
 from glow_tf.run import finish
 
 SIDE = 24

@@ -6,7 +6,7 @@ import itertools
 import pytest
 from helpers import config, flags, rows_of, together, train
 
-from glow_tf.layout.schedule import SCHEDULES
+from glow_tf.architectures.schedule import SCHEDULES
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ from helpers import config, rows_of, train
 from small import small_levels
 
 from glow_tf import ConfigError, PartsTrainer, TrainConfig, data
-from glow_tf.layout.partition import part_layouts
+from glow_tf.architectures.partition import part_layouts
 from glow_tf.run.context import layouts_of_steps
 
 

@@ -9,8 +9,8 @@ from small import copy_of, objectives, small_config, small_glow
 
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, phases
-from glow_tf.layout.partition import part_layouts, relative_cost
-from glow_tf.layout.schedule import end_to_end, one_part, simultaneous
+from glow_tf.architectures.partition import part_layouts, relative_cost
+from glow_tf.architectures.schedule import end_to_end, one_part, simultaneous
 from glow_tf.model.parts import get_weights_by_step, set_weights_by_step
 from glow_tf.training.optim.optimizers import FusedAdamax
 

@@ -8,9 +8,9 @@ import tensorflow as tf
 from small import make_small_images, objectives, small_glow
 
 from glow_tf import PartsTrainer
+from glow_tf.architectures import schedule
+from glow_tf.architectures.schedule import one_part, simultaneous
 from glow_tf.bijectors.pieces import number_of_streams
-from glow_tf.layout import schedule
-from glow_tf.layout.schedule import one_part, simultaneous
 from glow_tf.training.optim.optimizers import FusedAdam
 
 PARTS = "across_block:3"

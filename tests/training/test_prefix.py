@@ -10,9 +10,8 @@ from helpers import config
 from small import small_glow
 
 from glow_tf import ConfigError, PartsTrainer, RunConfig, data
-from glow_tf.config import ModelConfig
-from glow_tf.layout.partition import part_layouts, relative_cost
-from glow_tf.layout.schedule import (
+from glow_tf.architectures.partition import part_layouts, relative_cost
+from glow_tf.architectures.schedule import (
     cache_noise_epochs,
     cached_parts,
     epoch_costs,
@@ -21,6 +20,7 @@ from glow_tf.layout.schedule import (
     phases_of,
     turn_starts,
 )
+from glow_tf.config import ModelConfig
 from glow_tf.run import context
 from glow_tf.run.callbacks import FillPrefixCaches
 from glow_tf.run.epoch import EpochResult

@@ -10,7 +10,7 @@ import tensorflow as tf
 from small import make_small_images, perturb, small_config, small_glow, weight_of
 
 from glow_tf import ConfigError, DivergedError, Glow, PartsTrainer, TrainConfig, data, phases
-from glow_tf.layout.schedule import one_part
+from glow_tf.architectures.schedule import one_part
 from glow_tf.training.optim.optimizers import FusedAdamax, make_optimizers
 
 

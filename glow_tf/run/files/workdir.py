@@ -15,12 +15,12 @@ from typing import Any
 
 import filelock
 
+from glow_tf.architectures.schedule import phases_of
 from glow_tf.config import FILE, FOLDER, RunConfig
 from glow_tf.core import durable_files
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import json_text, read_json
-from glow_tf.layout.schedule import phases_of
 from glow_tf.run.files import checkpoint_files, history
 from glow_tf.run.files.flags_file import NAME as FLAGS
 from glow_tf.run.files.flags_file import (

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glow_tf import presets
+from glow_tf.architectures.schedule import phases_of
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.progress import duration
 from glow_tf.core.text_files import read_json
-from glow_tf.layout.schedule import phases_of
 from glow_tf.run.files import checkpoint_files, history
 from glow_tf.run.files.flags_file import NAME as FLAGS
 from glow_tf.run.files.flags_file import read_config

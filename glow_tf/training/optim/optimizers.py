@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf.architectures.schedule import Phase, epochs_training, first_finetune_epoch
 from glow_tf.config import TrainConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.internals import rate_of
-from glow_tf.layout.schedule import Phase, epochs_training, first_finetune_epoch
 
 Optimizer = keras.optimizers.Optimizer
 Optimizers = Sequence[Optimizer]  # one for each part

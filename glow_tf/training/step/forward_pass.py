@@ -8,10 +8,10 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.bijectors.pieces import in_streams
 from glow_tf.core.errors import ConfigError
-from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
 from glow_tf.training.feed.batch import Batch

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.bijectors.tracing import for_training
 from glow_tf.devices.workers import sums_over_replicas
-from glow_tf.layout.schedule import Phase
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
 from glow_tf.training.step.forward_pass import ForwardPass, total_loss

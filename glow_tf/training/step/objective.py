@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from glow_tf.architectures.partition import PartLayout, part_layouts
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.own_layers import seeded
 from glow_tf.config import ModelConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.lazy import imported
 from glow_tf.internals import layers_within
-from glow_tf.layout.partition import PartLayout, part_layouts
 from glow_tf.model.glow import Glow
 from glow_tf.model.parts import Part
 from glow_tf.model.passage import PartView

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.architectures.schedule import Phase
 from glow_tf.core.errors import DivergedError
-from glow_tf.layout.schedule import Phase
 from glow_tf.training.optim.optimizers import Optimizers, steps_made
 from glow_tf.training.step.gradients import StepGradients
 

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf.architectures.schedule import Phase, phase_of_epoch
 from glow_tf.devices.strategies import step_function
 from glow_tf.internals import keeping_custom_gradients
-from glow_tf.layout.schedule import Phase, phase_of_epoch
 from glow_tf.training.feed import inputs
 from glow_tf.training.feed.batch import Batch, Dataset, entering, filled_up, noise_of_step
 from glow_tf.training.optim.optimizers import Optimizers, check_rates, count_steps, steps_made

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors.rate_factor import rate_factor
 from glow_tf.core.errors import ConfigError
 from glow_tf.internals import (
@@ -15,7 +16,6 @@ from glow_tf.internals import (
     leaves_updates_to_others,
     scale_rates,
 )
-from glow_tf.layout.schedule import Phase
 from glow_tf.training.optim.optimizers import Optimizer, Optimizers, steps_made
 from glow_tf.training.step.forward_pass import ForwardPass
 from glow_tf.training.step.gradients import StepGradients

@@ -6,9 +6,9 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 
+from glow_tf.architectures.partition import PartLayout, relative_cost
 from glow_tf.config import SCHEDULES, RunConfig, TrainConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.layout.partition import PartLayout, relative_cost
 
 KINDS = ("end_to_end", "part", "simultaneous", "mixed")
 
