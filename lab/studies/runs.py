@@ -251,7 +251,7 @@ def runs_of(
     """
     runs = []
     for seed in study.seeds[:1] if quick else study.seeds:
-        for variant in study.variants:
+        for variant in (variant for variant in study.variants if seed in variant.seeds):
             flags = {**study.all_flags, **variant.flags}
             if variant.name in values:
                 flags[study.tuned[0]] = values[variant.name]

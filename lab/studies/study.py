@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from glow_tf.config import all_settings
@@ -15,7 +15,7 @@ from lab.sections import Sections
 
 VARIANT = "variant "
 TRAIN = "train"  # the program of a variant that names no other
-OWN_KEYS = ("title", "equal_time", "program", "group", "machine")  # of a variant, beside its flags
+OWN_KEYS = ("title", "equal_time", "program", "group", "machine", "seeds")  # of a variant, beside its flags
 
 MOST_CELLS = 10_000  # variants that a grid may make
 
@@ -38,6 +38,7 @@ class Variant:
         but the last; empty without a grid.
       machine: on which it ran, if that was another than that of the study's other variants: its time is then
         compared with no other's.
+      seeds: those of the study that it is run with.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Variant:
     group: str = ""
     row: tuple[str, ...] = ()
     machine: str = ""
+    seeds: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Study:
                                    group (of the variants that share a panel in the figure of the tuning;
                                    without [tune], of runs of several lengths: see `comparison.lengths`);
                                    machine (a name, where it is not that of the other variants: times of
-                                   different machines are not compared)
+                                   different machines are not compared);
+                                   seeds (some of the study's; all by default)
 
     Later sections win: flagfile, all, variant, grid, tune (in tuning runs; other runs get the value it
     chose), quick. Lines that start with # are comments. A run that diverges fails.
@@ -78,7 +81,7 @@ class Study:
       name: of the file, without its ending.
       title: the question that the study asks.
       flagfile: the flags that all runs start from.
-      seeds: each variant runs once per seed.
+      seeds: each variant runs once per seed, unless it names fewer.
       baseline: name of the variant that the others are compared with; with a grid, in its first cell.
       all_flags, quick_flags: flags of the sections all and quick.
       tune_flags: flags of the tuning runs, without the tuned one.
@@ -119,17 +122,18 @@ def read_study(path: str | pathlib.Path) -> Study:
     tuned = _tuned(file, groups["tune"])
     grid = {flag: tuple(values.split()) for flag, values in groups["grid"].items()}
     variants = _in_cells(file, variants, grid)
+    seeds = _seeds(file, own.get("seeds", "0"))
     return Study(
         name=file.path.stem,
         title=own.get("title", file.path.stem),
         flagfile=own.get("flagfile", "configs/defaults.cfg"),
-        seeds=_seeds(file, own.get("seeds", "0")),
+        seeds=seeds,
         baseline=_baseline(file, own, variants, grid),
         all_flags=groups["all"],
         quick_flags=groups["quick"],
         tune_flags={name: value for name, value in groups["tune"].items() if not tuned or name != tuned[0]},
         tuned=tuned,
-        variants=tuple(_variant(name, flags, grid) for name, flags in variants.items()),
+        variants=tuple(_variant(file, name, flags, grid, seeds) for name, flags in variants.items()),
         grid=grid,
     )
 
@@ -235,8 +239,17 @@ def _tuned(file: _File, tune: Mapping[str, str]) -> tuple[str, tuple[str, ...]] 
     return next(iter(several.items()), None)
 
 
-def _variant(name: str, flags: Mapping[str, str], grid: Mapping[str, tuple[str, ...]]) -> Variant:
+def _variant(
+    file: _File,
+    name: str,
+    flags: Mapping[str, str],
+    grid: Mapping[str, tuple[str, ...]],
+    seeds: Sequence[int],
+) -> Variant:
     title, cell = flags["title"], [flags[flag] for flag in grid]
+    own = flags.get("seeds", " ".join(map(str, seeds))).split()
+    if not own or not set(own) <= set(map(str, seeds)):
+        file.refuse(f"seeds must be some of {list(seeds)}, not {' '.join(own)!r}", VARIANT + name, "seeds")
     return Variant(
         name,
         ", ".join((title, *(f"{flag} {value}" for flag, value in zip(grid, cell, strict=True)))),
@@ -246,4 +259,5 @@ def _variant(name: str, flags: Mapping[str, str], grid: Mapping[str, tuple[str, 
         flags.get("group", ""),
         (title, *cell[:-1]) if cell else (),
         flags.get("machine", ""),
+        tuple(map(int, own)),
     )

@@ -84,6 +84,12 @@ def test_a_study_file_becomes_runs_of_each_seed_and_variant(tmp_path):
     assert runs[0].epoch_costs == [1.0] * 3
     quick = runs_of(study, tmp_path, configure, {}, quick=True)
     assert [(r.variant.name, r.seed, r.config.model.width) for r in quick] == [("one", 0, 8), ("two", 0, 8)]
+    fewer = read_study(study_file(tmp_path, TEXT + "seeds = 3\n"))
+    assert [(r.variant.name, r.seed) for r in runs_of(fewer, tmp_path, configure, {})] == [
+        ("one", 0),
+        ("one", 3),
+        ("two", 3),
+    ]
 
 
 def test_every_variant_is_tuned_by_its_own_validation_bpd(tmp_path):
@@ -203,6 +209,7 @@ def test_predicted_costs_are_of_the_size_that_images_are_scaled_to(tmp_path):
         ("[quick]", "[fast]", r"not 'fast'"),
         ("seeds = 0 3", "seeds = 0 0", "seeds must be different integers"),
         ("seeds = 0 3", "seeds = ²", "seeds must be different integers"),
+        ("equal_time = one", "seeds = 1", r"seeds must be some of \[0, 3\], not '1'"),
         ("[variant two]", "[variant ../two]", "a variant must have a name without /, not '../two'"),
         ("[tune]", f"[grid]\nwidth = {' '.join(map(str, range(1, 9999)))}\n[tune]", "10000 variants at most"),
         ("learning_rate = 1e-3 2e-3", "learning_rate = 1e-3", "must give one flag several values"),
