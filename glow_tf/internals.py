@@ -15,8 +15,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.core.errors import ConfigError
-
 # Keras: layers and models
 
 
@@ -46,63 +44,23 @@ class BuiltBeforeFit(keras.Model):
 # Keras: optimizers
 
 
-def apply_as_given(optimizer: keras.optimizers.Optimizer) -> None:
-    """Makes an optimizer apply the gradients that it is given, and not their sum over the replicas.
+class AppliesAsGiven:
+    """A base of optimizers, before one of Keras's, that may be given gradients that are sums over replicas.
 
     Keras's TensorFlow optimizers call `_all_reduce_sum_gradients` in `apply`. If a release no longer did, the
-    gradients of n replicas would be summed twice, silently. Those that leave updates to others go on summing.
+    gradients of n replicas would be summed twice, silently.
     """
-    optimizer._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
 
+    as_given = False
 
-def leaves_updates_to_others(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Returns whether an optimizer, as MultiOptimizer, lets other optimizers update the variables."""
-    return type(optimizer).update_step is keras.optimizers.Optimizer.update_step
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        return grads_and_vars if self.as_given else super()._all_reduce_sum_gradients(grads_and_vars)
 
 
 def built_with_others(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> bool:
     """Returns whether an optimizer has the state of other variables than these."""
     known = getattr(optimizer, "_trainable_variables", [])
     return optimizer.built and [id(v) for v in known] != [id(v) for v in variables]
-
-
-def scale_rates(optimizer: keras.optimizers.Optimizer, factors: Sequence[float]) -> None:
-    """Makes an optimizer multiply its rate by a factor for each of the variables it was built with.
-
-    Every Keras optimizer updates a variable by `update_step(gradient, variable, learning_rate)`, and decays
-    weights by `_apply_weight_decay(variables)` at the rate of `_get_current_learning_rate()`. The methods are
-    replaced in this one object, so that any optimizer can be given factors; ConfigError if it leaves updates
-    to others, as MultiOptimizer.
-    """
-    kind = type(optimizer)
-    plain, decay, rate_now = kind.update_step, kind._apply_weight_decay, kind._get_current_learning_rate
-    if all(factor == 1 for factor in factors):
-        vars(optimizer).pop("update_step", None)
-        vars(optimizer).pop("_apply_weight_decay", None)
-        return
-    if leaves_updates_to_others(optimizer):
-        raise ConfigError(
-            "rate_scaling='size' needs an optimizer that updates the variables itself; give the one that it "
-            f"wraps, or rate_scaling='none'. Received: {type(optimizer).__name__}"
-        )
-
-    def factor_of(variable: tf.Variable) -> float:
-        return factors[optimizer._get_variable_index(variable)]
-
-    def update_step(gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        factor = factor_of(variable)
-        plain(optimizer, gradient, variable, learning_rate if factor == 1 else factor * learning_rate)
-
-    def apply_weight_decay(variables: Sequence[keras.Variable]) -> None:
-        # The rate is scaled, not the decay, which optimizers keep in attributes of their own.
-        for factor in sorted({factor_of(variable) for variable in variables}):
-            optimizer._get_current_learning_rate = lambda factor=factor: factor * rate_now(optimizer)
-            decay(optimizer, [variable for variable in variables if factor_of(variable) == factor])
-        # Replicas are traced in threads that take turns: another one may have been here.
-        vars(optimizer).pop("_get_current_learning_rate", None)
-
-    optimizer.update_step = update_step
-    optimizer._apply_weight_decay = apply_weight_decay
 
 
 def layers_within(layer: keras.Layer) -> list[keras.Layer]:

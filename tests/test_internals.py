@@ -10,7 +10,6 @@ import tensorflow as tf
 from small import small_glow
 
 from glow_tf import internals
-from glow_tf.core.errors import ConfigError
 from glow_tf.training.optim.optimizers import FusedAdam, FusedAdamax
 
 
@@ -78,8 +77,7 @@ def test_an_optimizer_sums_gradients_over_replicas_exactly_when_it_is_to(optimiz
             variable = keras.Variable(np.zeros(1), dtype="float32")
             optimizer = optimizer_class(0.1, beta_1=0.5)
             optimizer.build([variable])
-        if as_given:
-            internals.apply_as_given(optimizer)
+        optimizer.as_given = as_given
 
         @tf.function
         def step():
@@ -92,72 +90,6 @@ def test_an_optimizer_sums_gradients_over_replicas_exactly_when_it_is_to(optimiz
 
     assert first_moment(as_given=False) == [2.0, 2.0]
     assert first_moment(as_given=True) == [0.5, 1.5]
-
-
-def keras_optimizers():
-    """Every optimizer that Keras ships, by name, but for those that leave updates to others."""
-    plain = keras.optimizers.Optimizer
-    found = {name: getattr(keras.optimizers, name) for name in dir(keras.optimizers)}
-    classes = {k: v for k, v in found.items() if isinstance(v, type) and issubclass(v, plain)}
-    return {name: kind for name, kind in classes.items() if kind.update_step is not plain.update_step}
-
-
-OFTEN = ("SGD", "Adam", "Adamax", "Ftrl", "Muon")  # one of each kind of update
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in OFTEN else pytest.mark.slow) for n in keras_optimizers()]
-)
-def test_a_factor_reaches_the_updates_of_every_keras_optimizer(name):
-    def change(factors):
-        variables = [keras.Variable(np.ones([2, 2]), dtype="float32") for _ in range(2)]
-        optimizer = keras_optimizers()[name](0.01)
-        optimizer.build(variables)
-        internals.scale_rates(optimizer, [1.0] * 2)  # compiling twice must not multiply twice
-        internals.scale_rates(optimizer, factors)
-        tf.function(lambda: optimizer.apply([tf.ones([2, 2])] * 2, variables))()
-        return [float(v.numpy()[0, 0]) - 1 for v in variables]
-
-    plain, same = change([1.0, 1.0])
-    assert plain == same != 0
-    unscaled, scaled = change([1.0, 0.5])
-    assert unscaled == plain
-    if name in ("Ftrl", "Muon"):  # what they do is not proportional to the rate
-        assert abs(scaled) < abs(plain)
-    else:
-        assert scaled == pytest.approx(0.5 * plain, rel=2e-2)  # 1 minus a small number loses digits
-
-
-DECAYS = {
-    "all": ("AdamW", {"weight_decay": 10.0}, [0.9, 0.95, 0.95]),
-    "none": ("Adam", {"weight_decay": None}, [1.0, 1.0, 1.0]),
-    "by rank": ("Muon", {"weight_decay": 20.0, "adam_weight_decay": 10.0}, [0.8, 0.9, 0.95]),
-    "of one rank": ("Muon", {"weight_decay": None, "adam_weight_decay": 10.0}, [1.0, 1.0, 0.95]),
-}
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("devices", [["CPU:0"], ["CPU:0", "CPU:1"]], ids=len)
-@pytest.mark.parametrize(("name", "settings", "expected"), DECAYS.values(), ids=DECAYS)
-def test_a_factor_reaches_the_decay_of_weights(name, settings, expected, devices):
-    strategy = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
-    with strategy.scope():
-        variables = [keras.Variable(np.ones(shape), dtype="float32") for shape in ([2, 2], [2, 2], [2])]
-        optimizer = getattr(keras.optimizers, name)(0.01, **settings)
-        optimizer.build(variables)
-    internals.scale_rates(optimizer, [1.0, 0.5, 0.5])
-    step = tf.function(lambda: optimizer.apply([tf.zeros(v.shape) for v in variables], variables))
-    tf.function(lambda: strategy.run(step))()
-    values = [own.numpy() for v in variables for own in strategy.experimental_local_results(v.value)]
-    assert [float(v.flat[0]) for v in values] == pytest.approx(np.repeat(expected, len(devices)))
-    assert float(optimizer.learning_rate.numpy()) == pytest.approx(0.01)
-
-
-def test_an_optimizer_that_leaves_updates_to_others_cannot_be_given_factors():
-    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())
-    internals.scale_rates(optimizer, [1.0])
-    with pytest.raises(ConfigError, match="Received: LossScaleOptimizer"):
-        internals.scale_rates(optimizer, [0.5])
 
 
 def test_a_function_kept_whole_stays_one_node_per_call():

@@ -17,6 +17,7 @@ from glow_tf.architectures.partition import part_layouts
 from glow_tf.architectures.schedule import end_to_end, simultaneous
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.run.callbacks import bits_of_levels
+from glow_tf.training import ScaledSGD
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def trained(images, phases, **options):
     """Returns a trainer after its phases; without clipping, whose norm is over parts that train together."""
     keras.utils.set_random_seed(0)
     trainer = PartsTrainer(small_levels(flow_steps=1), phases, seed=3)
-    sgd = [keras.optimizers.SGD(1e-3) for _ in trainer.glow.parts]
+    sgd = [ScaledSGD(1e-3) for _ in trainer.glow.parts]
     trainer.compile(sgd, clip_norm=0, **options)
     with eagerly():
         trainer.fit(images[:16], batch_size=8, verbose=0)

@@ -5,7 +5,14 @@ from glow_tf.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "optim.optimizers": ["FusedAdam", "FusedAdamax", "PartRate", "make_optimizers"],
+        "optim.optimizers": [
+            "FusedAdam",
+            "FusedAdamax",
+            "PartRate",
+            "RatePerWeight",
+            "ScaledSGD",
+            "make_optimizers",
+        ],
         "step.prefix": ["PrefixCache"],
         "trainer": ["PartsTrainer"],
     },

@@ -20,11 +20,13 @@ from glow_tf.devices.workers import in_several_processes
 from glow_tf.internals import rate_of
 from glow_tf.model.glow import Glow
 from glow_tf.training.feed.inputs import DEFAULT_BATCH_SIZE
-from glow_tf.training.optim.optimizers import Optimizers, PartRate
+from glow_tf.training.optim.optimizers import BY_NAME, Optimizers, PartRate, RatePerWeight
 from glow_tf.training.step.objective import LocalObjective, PriorObjective
 
 # What a saved trainer does not keep: where and how steps are computed.
 NOT_SAVED = ("steps_per_execution", "jit_compile", "run_eagerly")
+# A weight of a stack holds that of all its flow steps, [K, …]: these would mix the steps.
+BY_SHAPE = ("Adafactor", "Lamb", "Muon")
 SLOW = 20  # times below the default rate
 # Of the default rate; on digits such a constant rate overshoots, and the default itself ends far above where
 # it began. With a warm-up neither does.
@@ -76,7 +78,7 @@ class CompileOptions:
         ConfigError if there is not one optimizer per part, made in the scope of the strategy, or options are
         no counts, not finite, or exclude each other.
         """
-        _check_optimizers(optimizers, len(glow.parts), strategy)
+        _check_optimizers(optimizers, len(glow.parts), strategy, self.rate_scaling)
         jit_compile = self.jit_compile
         if jit_compile not in (True, False, "auto"):
             raise ConfigError(f"jit_compile must be True, False or 'auto'. Received: {jit_compile=}")
@@ -166,6 +168,8 @@ def optimizers_per_part(given: Any, num_parts: int) -> list[keras.optimizers.Opt
 
     ConfigError if something else is given, such as an optimizer of another Keras.
     """
+    if isinstance(given, str) and (kind := BY_NAME.get(given.lower())):
+        return [kind() for _ in range(num_parts)]
     if isinstance(given, str | dict):
         return [keras.optimizers.get(given) for _ in range(num_parts)]
     if isinstance(given, keras.optimizers.Optimizer):
@@ -181,20 +185,16 @@ def optimizers_per_part(given: Any, num_parts: int) -> list[keras.optimizers.Opt
     return optimizers
 
 
-def _check_optimizers(optimizers: Optimizers, num_parts: int, strategy: tf.distribute.Strategy) -> None:
+def _check_optimizers(
+    optimizers: Optimizers, num_parts: int, strategy: tf.distribute.Strategy, rate_scaling: str
+) -> None:
     if len(optimizers) != num_parts:
         raise ConfigError(
             f"compile needs one optimizer for each of the {num_parts} parts. "
             f"Received: {len(optimizers)} optimizers"
         )
     for optimizer in optimizers:
-        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        if scaled or getattr(optimizer, "loss_scale_factor", None) is not None:
-            raise ConfigError(
-                "compile needs optimizers that do not scale the loss: float32 and bfloat16 need no scaling, "
-                f"and the loss here is not scaled. Received: {type(optimizer).__name__}"
-                f"{'' if scaled else f' with loss_scale_factor={optimizer.loss_scale_factor}'}"
-            )
+        _check_kind(optimizer, rate_scaling)
         if not strategy.extended.variable_created_in_scope(optimizer.variables[0].value):
             raise ConfigError(
                 "compile needs optimizers made in the scope of the model's strategy: make them within "
@@ -203,6 +203,30 @@ def _check_optimizers(optimizers: Optimizers, num_parts: int, strategy: tf.distr
             )
     if len({id(optimizer) for optimizer in optimizers}) < num_parts:
         raise ConfigError("compile needs a separate optimizer for each part. Received: one of them twice")
+
+
+def _check_kind(optimizer: keras.optimizers.Optimizer, rate_scaling: str) -> None:
+    """Raises ConfigError unless an optimizer can update the weights of a part."""
+    kind, factor = type(optimizer), getattr(optimizer, "loss_scale_factor", None)
+    if factor is not None or kind.update_step is keras.optimizers.Optimizer.update_step:
+        raise ConfigError(
+            "compile needs optimizers that update the weights themselves, and that do not scale the loss: "
+            f"float32 and bfloat16 need no scaling. Received: {kind.__name__} with loss_scale_factor={factor}"
+        )
+    by_shape = {base.__name__ for base in kind.__mro__} & {*BY_SHAPE}
+    if by_shape:
+        raise ConfigError(
+            f"compile needs optimizers that treat all numbers of a weight alike, and {', '.join(BY_SHAPE)} "
+            "go by its rank or norm: a weight of a block holds those of all its flow steps, which they would "
+            f"mix. Received: {kind.__name__}"
+        )
+    if rate_scaling == "size" and (not isinstance(optimizer, RatePerWeight) or optimizer.weight_decay):
+        raise ConfigError(
+            "rate_scaling='size' needs optimizers that have a rate for each weight and no weight_decay: one "
+            f"of the names {', '.join(BY_NAME)}, a FusedAdam, FusedAdamax or ScaledSGD of glow_tf.training, "
+            f"or a subclass of its RatePerWeight; rate_scaling='none' takes others. Received: "
+            f"{kind.__name__}, weight_decay={optimizer.weight_decay}"
+        )
 
 
 def unsuited_rates(highest: float, warmup_steps: int) -> list[str]:

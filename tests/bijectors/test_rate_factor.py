@@ -1,11 +1,11 @@
 """The rates of the weights follow the size of the model."""
 
-import keras
 import numpy as np
 from small import small_glow, weight_of
 
 from glow_tf import PartsTrainer, phases
 from glow_tf.bijectors.rate_factor import rate_factor
+from glow_tf.training import ScaledSGD
 
 FLOW = ("actnorm_bias", "actnorm_log_scale", "conv_lower", "conv_upper", "conv_raw_log_scale")
 
@@ -52,7 +52,7 @@ def test_a_rescaled_rate_is_the_rate_times_the_factor(small_images):
         glow.initialize(small_images)
         before = [v.numpy() for v in glow.trainable_variables]
         trainer = PartsTrainer(glow, phases("end_to_end", 1, 1), seed=0)
-        trainer.compile([keras.optimizers.SGD(1e-3)], rate_scaling=rate_scaling, run_eagerly=True)
+        trainer.compile([ScaledSGD(1e-3)], rate_scaling=rate_scaling, run_eagerly=True)
         trainer.fit(small_images, batch_size=64, verbose=0)
         return glow, [v.numpy() - b for v, b in zip(glow.trainable_variables, before, strict=True)]
 

@@ -1,5 +1,6 @@
 """N replicas train like one."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -114,17 +115,21 @@ def test_mirrored_on_one_device_is_that_device(monkeypatch):
         make_strategy("mirorred")
 
 
-def test_a_strategy_of_one_replica_trains_as_none_does(small_images):
-    found = []
-    for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0"])):
+def test_an_optimizer_of_kerass_trains_on_replicas_as_on_none(small_images):
+    """It sums gradients over replicas itself."""
+    found, reduction = [], tf.distribute.ReductionToOneDevice()
+    devices = (["CPU:0"], ["CPU:0", "CPU:1"])
+    mirrored = [tf.distribute.MirroredStrategy(own, cross_device_ops=reduction) for own in devices]
+    for strategy in (tf.distribute.get_strategy(), *mirrored):
         with strategy.scope():
             glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
             trainer = PartsTrainer(glow, phases("end_to_end", 1, 1))
-            trainer.compile("adamax", run_eagerly=True)
+            trainer.compile([keras.optimizers.SGD(1e-2)], rate_scaling="none", run_eagerly=True)
         trainer.fit(small_images[:32], batch_size=16, verbose=0)
         found.append(trainer.glow.get_weights())
-    for a, b in zip(*found, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    for a, *others in zip(*found, strict=True):
+        for b in others:
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_virtual_devices_after_the_start_are_an_error():

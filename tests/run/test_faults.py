@@ -6,7 +6,6 @@ import pathlib
 import shutil
 import signal
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -20,6 +19,7 @@ from glow_tf.run import lifecycle
 from glow_tf.run.files import checkpoint_files, workdir
 from glow_tf.run.files.checkpoints import Checkpoints
 from glow_tf.run.interrupts import interrupts_of_run
+from glow_tf.training import ScaledSGD
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "rate_schedule": "constant"}
 FAST |= {"part_epochs": 2, "finetune_epochs": 1}
@@ -108,7 +108,7 @@ def raising(error):
 def small_checkpoints():
     """Makes checkpoints of one trainer, whose first weight tells its epoch."""
     trainer = PartsTrainer(small_glow(flow_steps=1, num_blocks=1, parts="1"), phases("end_to_end", 1, 9))
-    trainer.compile([keras.optimizers.SGD(1e-3)])
+    trainer.compile([ScaledSGD(1e-3)])
     weight = trainer.glow.trainable_variables[0]
 
     def make(folder):

@@ -13,7 +13,7 @@ from glow_tf.data.arrays import Rows
 from glow_tf.data.batches import untuned
 from glow_tf.training.feed import inputs
 from glow_tf.training.feed.batch import noise_of_step
-from glow_tf.training.optim.optimizers import FusedAdamax
+from glow_tf.training.optim.optimizers import FusedAdamax, ScaledSGD
 
 
 def new_trainer():
@@ -89,7 +89,7 @@ def test_what_keras_does_on_each_replica_alone_is_refused_on_several(option):
         with pytest.raises(
             ConfigError, match=rf"with {option} needs a single replica.* Received: Mirrored\w+ of 2 replicas"
         ):
-            trainer.compile([keras.optimizers.SGD(**{option: 2})])
+            trainer.compile([ScaledSGD(**{option: 2})])
 
 
 @pytest.mark.long

@@ -2,7 +2,6 @@
 
 import re
 
-import keras
 import numpy as np
 import pytest
 from small import make_small_images, perturb, small_config
@@ -10,6 +9,7 @@ from small import make_small_images, perturb, small_config
 import glow_tf
 from glow_tf import Phase
 from glow_tf.core.errors import ConfigError
+from glow_tf.training import ScaledSGD
 
 DEVICES = [f"CPU:{k % 2}" for k in range(4)]
 
@@ -25,7 +25,7 @@ def three_parts(devices=(), **changes):
 def fit(glow, phases, images):
     """Trains eagerly, which is sooner than to trace two steps an epoch."""
     trainer = glow_tf.PartsTrainer(glow, phases)
-    trainer.compile([keras.optimizers.SGD(1e-2) for _ in glow.parts], clip_norm=0.5, run_eagerly=True)
+    trainer.compile([ScaledSGD(1e-2) for _ in glow.parts], clip_norm=0.5, run_eagerly=True)
     return trainer.fit(images[:32], batch_size=16, verbose=0).history
 
 

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small import small_glow
 
-from glow_tf.training.optim.optimizers import FusedAdam, FusedAdamax
+from glow_tf import ConfigError, PartsTrainer
+from glow_tf.training.optim.optimizers import FusedAdam, FusedAdamax, RatePerWeight, ScaledSGD
 
 PAIRS = {"adam": (FusedAdam, keras.optimizers.Adam), "adamax": (FusedAdamax, keras.optimizers.Adamax)}
 
@@ -56,3 +58,45 @@ def test_fused_optimizers_survive_serialisation(fused):
 def test_amsgrad_is_refused_and_not_left_out():
     with pytest.raises(ValueError, match=r"has no amsgrad.*Received: amsgrad=True"):
         FusedAdam(amsgrad=True)
+
+
+class Lion(RatePerWeight, keras.optimizers.Lion):
+    """An optimizer of a user, in one line."""
+
+
+@pytest.mark.parametrize("kind", [FusedAdam, FusedAdamax, ScaledSGD, Lion])
+def test_each_weight_has_its_own_rate(kind):
+    def moved(factors):
+        variables = [keras.Variable(np.ones([2, 2]), dtype="float32") for _ in range(2)]
+        optimizer = kind(0.01)
+        optimizer.build(variables)
+        for own in ([0.1, 0.1], factors):  # compiling twice must not multiply twice
+            optimizer.scale_rates(variables, own)
+        tf.function(lambda: optimizer.apply([tf.ones([2, 2])] * 2, variables))()
+        return [float(v.numpy()[0, 0]) - 1 for v in variables]
+
+    plain, same = moved([1.0, 1.0])
+    assert plain == same == pytest.approx(-0.01, rel=1e-2)
+    assert moved([1.0, 0.5]) == pytest.approx([plain, plain / 2], rel=2e-2)
+
+
+def test_optimizers_that_cannot_scale_rates_or_would_mix_flow_steps_are_refused():
+    trainer = PartsTrainer(small_glow(parts="1", num_blocks=1, flow_steps=1))
+    for given in (
+        keras.optimizers.Adamax(),
+        {"class_name": "SGD", "config": {}},
+        FusedAdam(weight_decay=0.1),
+    ):
+        with pytest.raises(ConfigError, match=r"rate_scaling='size' needs .*RatePerWeight; .*Received: "):
+            trainer.compile(given)
+    trainer.compile(keras.optimizers.Adamax(), rate_scaling="none")
+    trainer.compile(Lion(1e-4))
+    by_shape = [keras.optimizers.Adafactor(), keras.optimizers.Lamb()]
+    by_shape += [keras.optimizers.Muon()] if hasattr(keras.optimizers, "Muon") else []
+    for given in by_shape:
+        with pytest.raises(ConfigError, match=rf"flow steps, which they.*Received: {type(given).__name__}"):
+            trainer.compile(given, rate_scaling="none")
+    if hasattr(keras.optimizers, "MultiOptimizer"):
+        given = keras.optimizers.MultiOptimizer(lambda variable: keras.optimizers.SGD())
+        with pytest.raises(ConfigError, match=r"update the weights themselves.*Received: MultiOptimizer"):
+            trainer.compile([given], rate_scaling="none")

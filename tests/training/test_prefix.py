@@ -2,7 +2,6 @@
 
 import types
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,6 +23,7 @@ from glow_tf.config import ModelConfig
 from glow_tf.run import context
 from glow_tf.run.callbacks import FillPrefixCaches
 from glow_tf.run.epoch import EpochResult
+from glow_tf.training import FusedAdamax
 from glow_tf.training.step.prefix import PrefixCache, cache_bytes
 
 ALTERNATING = phases("alternating", 3, 7, 1, period=2)  # 1 1 2 2 3 3 1, end to end
@@ -35,7 +35,7 @@ def train(images, cached):
     turns = turn_starts(sequential)
     glow = small_glow(parts="across_block:2", flow_steps=2, perturbed=False)
     trainer = PartsTrainer(glow, sequential, seed=3)
-    trainer.compile([keras.optimizers.Adamax(5e-3) for _ in glow.parts])
+    trainer.compile([FusedAdamax(5e-3) for _ in glow.parts])
     batches = data.training_batches(images, 16, 3, augment="flip_shift", epochs=data.Epochs(noise=turns))
     if cached:
         trainer.prefix_caches = {sequential[-1]: PrefixCache(glow, 1, len(images))}

@@ -146,7 +146,7 @@ def trainer():
 
 
 def adamax(rate):
-    return lambda: [keras.optimizers.Adamax(rate) for _ in range(2)]
+    return lambda: [FusedAdamax(rate) for _ in range(2)]
 
 
 @pytest.mark.parametrize(

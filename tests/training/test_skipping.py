@@ -10,7 +10,7 @@ from glow_tf import DivergedError, Glow, PartsTrainer, phases
 from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import make_strategy
 from glow_tf.run.files.checkpoints import Checkpoints
-from glow_tf.training.optim.optimizers import FusedAdamax
+from glow_tf.training.optim.optimizers import FusedAdam, FusedAdamax, ScaledSGD
 
 GOOD, BAD = "good", "bad"
 
@@ -58,7 +58,7 @@ KINDS = {
     "compiled": {"jit_compile": True},
     "simultaneous": {"schedule": "simultaneous"},
 }
-SGD, ADAM = (lambda: keras.optimizers.SGD(1e-3)), (lambda: keras.optimizers.Adam(1e-3))
+SGD, ADAM = (lambda: ScaledSGD(1e-3)), (lambda: FusedAdam(1e-3))
 
 
 # One replica is the default; `test_replicas_agree_on_what_they_skip` has two of them. Compiling takes long.

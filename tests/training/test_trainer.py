@@ -11,7 +11,7 @@ from small import make_small_images, perturb, small_config, small_glow, weight_o
 
 from glow_tf import ConfigError, DivergedError, Glow, PartsTrainer, TrainConfig, data, phases
 from glow_tf.architectures.schedule import one_part
-from glow_tf.training.optim.optimizers import FusedAdamax, make_optimizers
+from glow_tf.training.optim.optimizers import FusedAdam, FusedAdamax, make_optimizers
 
 
 def make_trainer(
@@ -208,9 +208,9 @@ def test_a_non_finite_step_names_part_step_and_rate_and_changes_nothing(small_im
 def test_compile_needs_one_optimizer_per_part():
     trainer = make_trainer()
     with pytest.raises(ValueError, match=r"one optimizer for each of the 2 parts.*Received: 1"):
-        trainer.compile([keras.optimizers.Adam()])
+        trainer.compile([FusedAdam()])
     with pytest.raises(ValueError, match="separate optimizer"):
-        trainer.compile([keras.optimizers.Adam()] * 2)
+        trainer.compile([FusedAdam()] * 2)
     with pytest.raises(ValueError, match=r"must name 2 devices, one per part.*Received: \('CPU:0',\)"):
         Glow(trainer.glow.config, ["CPU:0"])
 

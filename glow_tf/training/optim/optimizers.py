@@ -12,7 +12,7 @@ import tensorflow as tf
 from glow_tf.architectures.schedule import Phase, epochs_training, first_finetune_epoch
 from glow_tf.config import TrainConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.internals import rate_of
+from glow_tf.internals import AppliesAsGiven, rate_of
 
 Optimizer = keras.optimizers.Optimizer
 Optimizers = Sequence[Optimizer]  # one for each part
@@ -101,7 +101,38 @@ class PartRate(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-class Fused:
+class RatePerWeight(AppliesAsGiven):
+    """A base of optimizers, before one of Keras's, whose rate is multiplied by a factor for each weight.
+
+    `rate_scaling="size"` needs it. An optimizer of one's own, without `weight_decay`, has it in a line:
+
+        class Lion(RatePerWeight, keras.optimizers.Lion): ...
+    """
+
+    def scale_rates(self, variables: Sequence[keras.Variable], factors: Sequence[float]) -> None:
+        """Gives each variable a factor; from now on gradients are applied as given, without a sum."""
+        self.as_given = True
+        local = tf.distribute.get_strategy().experimental_local_results
+        pairs = zip(variables, factors, strict=True)
+        # Not by an attribute, here and below: Keras would put the dictionary into checkpoints.
+        vars(self)["_factors"] = {id(own): factor for v, factor in pairs for own in local(v.value)}
+
+    def scaled(self, learning_rate: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
+        """Returns the rate of a variable, or of its copy on a replica."""
+        factor = vars(self)["_factors"][id(variable)] if "_factors" in vars(self) else 1
+        return learning_rate if factor == 1 else factor * learning_rate
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        """Updates a variable, at its own rate."""
+        super().update_step(gradient, variable, self.scaled(learning_rate, variable))
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class ScaledSGD(RatePerWeight, keras.optimizers.SGD):
+    """Keras's SGD, a `RatePerWeight`."""
+
+
+class Fused(RatePerWeight):
     """One of Keras's optimizers with TensorFlow's own kernel: one pass over each variable, not ten.
 
     A subclass names the two moments of a variable as Keras names them.
@@ -115,7 +146,6 @@ class Fused:
         kinds = ([v for v in self.variables if v.path.endswith(f"_{name}")] for name in self.MOMENTS)
         local = tf.distribute.get_strategy().experimental_local_results
         pairs = zip(variables, *kinds, strict=True)
-        # Not by an attribute, here and below: Keras would put the dictionary into checkpoints.
         vars(self)["_moments"] = {id(own): moments for v, *moments in pairs for own in local(v.value)}
 
     def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> None:
@@ -148,7 +178,7 @@ class Fused:
             var=variable.handle,
             m=m,
             v=v,
-            lr=tf.cast(learning_rate, variable.dtype),
+            lr=tf.cast(self.scaled(learning_rate, variable), variable.dtype),
             grad=gradient,
             **self._numbers(variable.dtype, variable.device, {"beta1_power": self.beta_1, **decays}),
         )
@@ -182,6 +212,9 @@ class FusedAdamax(Fused, keras.optimizers.Adamax):
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         self._apply_kernel(tf.raw_ops.ResourceApplyAdaMax, gradient, variable, learning_rate)
+
+
+BY_NAME = {"adamax": FusedAdamax, "adam": FusedAdam, "sgd": ScaledSGD}
 
 
 def part_rates(config: TrainConfig, phases: Sequence[Phase], num_parts: int) -> list[PartRate]:
@@ -285,7 +318,7 @@ def second_moment_decay(beta_2: str, steps_per_epoch: int) -> float:
 def _make_optimizer(config: TrainConfig, rate: PartRate) -> Optimizer:
     average = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
     if config.optimizer == "sgd":
-        return keras.optimizers.SGD(rate, **average)
-    optimizer_class = {"adamax": FusedAdamax, "adam": FusedAdam}[config.optimizer]
+        return ScaledSGD(rate, **average)
+    optimizer_class = BY_NAME[config.optimizer]
     beta_2 = "oai" if config.beta_2 == "oai" else float(config.beta_2)  # until `count_steps`
     return optimizer_class(rate, beta_2=beta_2, **average)

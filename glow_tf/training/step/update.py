@@ -10,13 +10,8 @@ import tensorflow as tf
 from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors.rate_factor import rate_factor
 from glow_tf.core.errors import ConfigError
-from glow_tf.internals import (
-    apply_as_given,
-    built_with_others,
-    leaves_updates_to_others,
-    scale_rates,
-)
-from glow_tf.training.optim.optimizers import Optimizer, Optimizers, steps_made
+from glow_tf.internals import built_with_others
+from glow_tf.training.optim.optimizers import Optimizer, Optimizers, RatePerWeight, steps_made
 from glow_tf.training.step.forward_pass import ForwardPass
 from glow_tf.training.step.gradients import StepGradients
 
@@ -55,12 +50,12 @@ class Update:
                     "compile needs new optimizers when other weights are trained than before. "
                     f"Received: an optimizer for part {k + 1} that has the state of others"
                 )
-            apply_as_given(optimizer)
             with glow.on_device_of(k):
                 optimizer.build(own)
-            scaled = rate_scaling == "size"
-            steps = glow.config.design.steps_in_series(glow.config, k)
-            scale_rates(optimizer, [rate_factor(v, steps) if scaled else 1.0 for v in own])
+            if isinstance(optimizer, RatePerWeight):
+                scaled = rate_scaling == "size"
+                steps = glow.config.design.steps_in_series(glow.config, k)
+                optimizer.scale_rates(own, [rate_factor(v, steps) if scaled else 1.0 for v in own])
         self.glow = glow
         self.forward = forward
         self.optimizers = list(optimizers)
@@ -137,8 +132,8 @@ def _apply_on_replicas(
     """
     # Clipping had to see the gradients summed over replicas. An optimizer that sums them once more gets an
     # equal fraction from each replica.
-    sums = leaves_updates_to_others(optimizer)
-    divisor = tf.distribute.get_strategy().num_replicas_in_sync if sums else 1
+    given = isinstance(optimizer, RatePerWeight)
+    divisor = 1 if given else tf.distribute.get_strategy().num_replicas_in_sync
     kept = [v for v in [*weights, *optimizer.variables] if v is not steps_made(optimizer)]
     before = [tf.identity(v.value) for v in kept]
     optimizer.apply([g / divisor for g in gradients], weights)
