@@ -17,6 +17,7 @@ from glow_tf.commands.parsing import parse
 from glow_tf.config import DataConfig
 from glow_tf.core.errors import ConfigError, DivergedError, in_one_line, printable
 from glow_tf.data.named import check_named
+from glow_tf.run.interrupts import interrupts
 from glow_tf.version import __version__
 
 COMMANDS = (
@@ -56,19 +57,9 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _quieten()
-    values = flags.FlagValues()
-    command.define(values)
     try:
-        if not set(HELP).isdisjoint(arguments):
-            print(help_text(command, values))
-            return 0
-        own, passed_on = _split(command, arguments)
-        takes_paths = hasattr(command, "TAKES_PATHS")
-        paths = parse(values, own, takes_paths)
-        passed_on += [paths] if takes_paths else []
-        if {"model", "dataset"} <= set(values) and values.dataset:  # before the model is loaded
-            check_named(DataConfig(values.dataset, values.data_dir))
-        return command.main(values, *passed_on) or 0
+        with interrupts():
+            return _run(command, arguments)
     except (ConfigError, DivergedError) as error:
         return _error(str(error))
     except OSError as error:
@@ -84,6 +75,21 @@ def run_module(command: types.ModuleType, argv: Sequence[str] | None = None) -> 
         what = str(interrupt) or "Run the same command again."
         print(f"\nInterrupted. {what}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _run(command: types.ModuleType, arguments: list[str]) -> int:
+    values = flags.FlagValues()
+    command.define(values)
+    if not set(HELP).isdisjoint(arguments):
+        print(help_text(command, values))
+        return 0
+    own, passed_on = _split(command, arguments)
+    takes_paths = hasattr(command, "TAKES_PATHS")
+    paths = parse(values, own, takes_paths)
+    passed_on += [paths] if takes_paths else []
+    if {"model", "dataset"} <= set(values) and values.dataset:  # before the model is loaded
+        check_named(DataConfig(values.dataset, values.data_dir))
+    return command.main(values, *passed_on) or 0
 
 
 def help_text(command: types.ModuleType, values: flags.FlagValues) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TAKES_PATHS = True
 PIXELS = 2**24  # at most, of the enlarged photographs of one size that are in memory at a time
+AGAIN = "What there is in {} is whole; the same command with --overwrite writes everything again."
 NAMED = 10  # files that a message names, at most
 
 
@@ -58,13 +59,17 @@ def main(values: flags.FlagValues, paths: Sequence[str]) -> None:
         check_needed(glow, [factor * side for side in size], own[0], "take a smaller factor")
         if channels > glow.image_shape[-1]:
             raise ConfigError(f"the model is for grey photographs. Received: {own[0]}, which has colours")
-    with held(folder):
-        for some in _pieces(sizes, factor):
-            seed = seed_of(values.seed, places[some[0]])
-            large = upscale(glow, _read(some, glow), temperature, seed, factor=factor)
-            for path, image in zip(some, large, strict=True):
-                model_flags.write(folder / f"{names[path]}.png", pictures.png(image))
-                print(folder / f"{names[path]}.png", flush=True)
+    written = {path: f"{name}.png" for path, name in names.items()}
+    try:
+        with held(folder, written.values()):
+            for some in _pieces(sizes, factor):
+                seed = seed_of(values.seed, places[some[0]])
+                large = upscale(glow, _read(some, glow), temperature, seed, factor=factor)
+                for path, image in zip(some, large, strict=True):
+                    model_flags.write(folder / written[path], pictures.png(image))
+                    print(folder / written[path], flush=True)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(AGAIN.format(folder)) from None
 
 
 def _pieces(sizes: dict[tuple[int, ...], list[str]], factor: int) -> Iterator[list[str]]:

@@ -81,8 +81,11 @@ def check_place(folder: pathlib.Path, kind: str, own: Set[str]) -> None:
 
 
 @contextlib.contextmanager
-def held(folder: pathlib.Path) -> Iterator[None]:
-    """Within the context no other process writes a folder; OSError if one does now."""
+def held(folder: pathlib.Path, names: Iterable[str] = ()) -> Iterator[None]:
+    """Within the context no other process writes a folder; OSError if one does now.
+
+    What a killed process has left beside files with these names is removed.
+    """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder.with_name(f".{folder.name[:40]}.lock"))
@@ -91,6 +94,8 @@ def held(folder: pathlib.Path) -> Iterator[None]:
     except filelock.Timeout:
         raise OSError(f"another process is writing to {folder}.") from None
     try:
+        for place in {(folder / name).parent for name in names}:
+            remove_unfinished(place.glob(".*.tmp"))
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -105,7 +110,7 @@ def replaced_files(folder: pathlib.Path, names: Set[str], overwrite: bool = Fals
     Those that the list of an earlier call names are replaced or, at the end, removed; no others are touched.
     ConfigError if others have one of the names, unless `overwrite`; OSError as in `held`.
     """
-    with held(folder):
+    with held(folder, {WRITTEN, *names}):
         own, before = folder / WRITTEN, set()
         with contextlib.suppress(OSError, ValueError, TypeError):
             before = {str(name) for name in json.loads(own.read_bytes()[:MOST_BYTES])}
@@ -148,10 +153,10 @@ def replaced_folder(folder: pathlib.Path, kind: str, own: Set[str]) -> Iterator[
 def put_in_place(new: pathlib.Path, folder: pathlib.Path) -> None:
     """Renames a folder to the name of another, which is kept until then."""
     old = folder.with_name(f".{folder.name}.old")
-    if folder.exists():
-        _remove(old)
-        folder.replace(old)
     try:
+        if folder.exists():
+            _remove(old)
+            folder.replace(old)
         new.replace(folder)
     except BaseException:
         if old.exists() and not folder.exists():

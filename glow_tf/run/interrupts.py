@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, and where Python drops them. Pure Python: no TensorFlow."""
+"""Ctrl-C, SIGTERM and SIGHUP, and where Python drops them. Pure Python: no TensorFlow."""
 
 import contextlib
 import signal
@@ -8,11 +8,20 @@ from collections.abc import Iterator
 from typing import Any
 
 AGAIN_AFTER = 0.05  # seconds; by then the destructor is over
+ENDS = {  # signals that end a command, and what Python does at them if nobody has said otherwise
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
+_came = threading.Event()  # one of them, within the context
 
 
 @contextlib.contextmanager
-def interrupts_of_run() -> Iterator[None]:
-    """Within the context, Ctrl-C and SIGTERM, which job schedulers and containers send, do the same.
+def interrupts() -> Iterator[None]:
+    """Within the context, which may lie within another, SIGTERM and SIGHUP do what Ctrl-C does.
+
+    Job schedulers and containers send SIGTERM, a terminal that closes sends SIGHUP. What the caller of the
+    process has set stays: `nohup` ignores SIGHUP.
 
     Where TensorFlow calls Python, as for the length of a sequence, it turns every exception into an error of
     its own. One that comes of an interrupt leaves the context as KeyboardInterrupt.
@@ -24,14 +33,8 @@ def interrupts_of_run() -> Iterator[None]:
     if threading.current_thread() is not (main_thread := threading.main_thread()):
         yield  # signals are the main thread's affair
         return
-    handled = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # and not what its caller has set
-        handled.append(signal.SIGINT)
-    report, came = sys.unraisablehook, threading.Event()
-
-    def arrive(*_: object) -> None:
-        came.set()
-        raise KeyboardInterrupt
+    handled = [which for which, default in ENDS.items() if signal.getsignal(which) in (default, _arrive)]
+    report = sys.unraisablehook
 
     def hook(dropped: Any) -> None:
         if dropped.exc_type is KeyboardInterrupt:
@@ -40,15 +43,21 @@ def interrupts_of_run() -> Iterator[None]:
         else:
             report(dropped)
 
-    before = {which: signal.signal(which, arrive) for which in handled}
+    _came.clear()
+    before = {which: signal.signal(which, _arrive) for which in handled}
     sys.unraisablehook = hook
     try:
         yield
     except Exception:
-        if not came.is_set():
+        if not _came.is_set():
             raise
         raise KeyboardInterrupt from None
     finally:
         sys.unraisablehook = report
         for which, handler in before.items():
             signal.signal(which, handler)
+
+
+def _arrive(*_: object) -> None:
+    _came.set()
+    raise KeyboardInterrupt

@@ -27,7 +27,7 @@ from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult, HeldOut, loses_patience
 from glow_tf.run.files.workdir import SUMMARY, Workdir
 from glow_tf.run.finish import Exporter, finish, trained_model, troubles_ahead, write_report
-from glow_tf.run.interrupts import interrupts_of_run
+from glow_tf.run.interrupts import interrupts
 from glow_tf.run.progress import Progress
 from glow_tf.training.feed.batch import initialize_from
 
@@ -55,7 +55,7 @@ def train(config: RunConfig, export: Exporter, callbacks: Callbacks = ()) -> Map
       ConfigError: something is wrong with the settings, the data or the disk; nothing was trained.
       OSError: the disk, or another process, failed; the message says what is kept.
       DivergedError: training diverged; the message says what is kept.
-      KeyboardInterrupt: Ctrl-C or SIGTERM; the message says which epoch is kept.
+      KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the message says which epoch is kept.
     """
     start = time.monotonic()
     cluster = cluster_of(config.strategy)
@@ -68,7 +68,7 @@ def train(config: RunConfig, export: Exporter, callbacks: Callbacks = ()) -> Map
         workdir.check_place_of_export()
         with _naming_a_lost_process(cluster):
             strategy = _set_up(config, cluster)
-            with interrupts_of_run():
+            with interrupts():
                 run = prepare(config, workdir, strategy)
                 return _train(run, export, callbacks, start)
     except KeyboardInterrupt:

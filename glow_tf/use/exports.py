@@ -10,7 +10,13 @@ import tensorflow as tf
 
 from glow_tf.bijectors.pieces import number_of_streams
 from glow_tf.bijectors.tracing import functions_inlined
-from glow_tf.core.durable_files import check_can_be_read_again, check_place, replaced_folder, write_atomically
+from glow_tf.core.durable_files import (
+    check_can_be_read_again,
+    check_place,
+    held,
+    replaced_folder,
+    write_atomically,
+)
 from glow_tf.core.errors import ConfigError, in_one_line, reason_of
 from glow_tf.core.progress import with_progress
 from glow_tf.model.endpoints import Endpoint
@@ -124,9 +130,10 @@ def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
         folder / f"{name}.onnx": to_onnx(*endpoints[own])
         for name, own in with_progress(FILES.items(), len(FILES), "Converting, files")
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, content in contents.items():
-        write_atomically(path, content)
+    with held(folder, [path.name for path in contents]):
+        folder.mkdir(exist_ok=True)
+        for path, content in contents.items():
+            write_atomically(path, content)
     return list(contents)
 
 

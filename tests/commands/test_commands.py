@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import types
@@ -179,6 +180,23 @@ def test_an_expected_end_is_a_sentence_and_a_status(error, status, message, caps
 
     assert cli.run_module(module(main), []) == status
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_every_command_with_a_sentence(number, capsys):
+    def main(values):
+        signal.raise_signal(number)
+
+    assert cli.run_module(module(main), []) == 130
+    assert capsys.readouterr().err == "\nInterrupted. Run the same command again.\n"
+
+
+def test_a_signal_that_the_caller_ignores_is_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        assert cli.run_module(module(lambda values: signal.raise_signal(signal.SIGHUP)), []) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_too_little_memory_is_a_sentence(capsys):

@@ -102,6 +102,17 @@ def test_files_that_a_killed_call_left_are_known_to_the_next_one(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+def test_what_a_killed_call_left_hidden_goes_with_the_next_one(tmp_path):
+    names = [".a.png.0123abcd.tmp", "deep/.b.png.0123abcd.tmp"]
+    for name in (*names, "deep/.mine.tmp", "other/.a.png.0123abcd.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with held(tmp_path, ["a.png", "deep/b.png"]):
+        assert not any((tmp_path / name).exists() for name in names)
+    assert (tmp_path / "deep/.mine.tmp").exists()
+    assert (tmp_path / "other/.a.png.0123abcd.tmp").exists()
+
+
 def test_a_list_removes_nothing_outside_of_its_folder(tmp_path):
     (tmp_path / "outside").touch()
     folder = tmp_path / "scores"

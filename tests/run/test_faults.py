@@ -18,7 +18,7 @@ from glow_tf.core import durable_files
 from glow_tf.run import lifecycle
 from glow_tf.run.files import checkpoint_files, workdir
 from glow_tf.run.files.checkpoints import Checkpoints
-from glow_tf.run.interrupts import interrupts_of_run
+from glow_tf.run.interrupts import interrupts
 from glow_tf.training import ScaledSGD
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "rate_schedule": "constant"}
@@ -156,6 +156,22 @@ def test_a_folder_has_its_name_again_if_the_new_one_cannot_have_it(tmp_path, mon
     with pytest.raises(OSError, match="No space left"):
         durable_files.put_in_place(tmp_path / "new", tmp_path / "kept")
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["kept"]
+
+
+def test_a_folder_is_kept_where_an_interrupt_comes_before_the_new_one(tmp_path, monkeypatch):
+    for name in ("new", "kept"):
+        (tmp_path / name).mkdir()
+    replace = pathlib.Path.replace
+
+    def interrupted(path, target):
+        replace(path, target)
+        if path.name == "kept":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pathlib.Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        durable_files.put_in_place(tmp_path / "new", tmp_path / "kept")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "new"]
 
 
 # What TensorFlow does in a save, once it has written the files.
@@ -334,9 +350,9 @@ def test_an_interrupt_that_tensorflow_turns_into_an_error_is_still_an_interrupt(
             signal.raise_signal(signal.SIGTERM)
             return 0
 
-    with pytest.raises(KeyboardInterrupt), interrupts_of_run():
+    with pytest.raises(KeyboardInterrupt), interrupts():
         tf.convert_to_tensor(Interrupted())
-    with pytest.raises(RuntimeError, match="another"), interrupts_of_run():
+    with pytest.raises(RuntimeError, match="another"), interrupts():
         raise RuntimeError("another")
 
 

@@ -174,3 +174,20 @@ def test_files_are_replaced_only_if_that_is_asked_for(photos, capsys, eager):
     assert enlarge("a.png", "--output=large", "--temperature=1", "--overwrite") == 0
     assert (photos / "large/a.png").read_bytes() != first
     assert files_below(photos / "large") == ["a.png", "mine.txt"]
+
+
+def test_an_interrupted_command_leaves_whole_files_and_says_how_to_go_on(photos, capsys, eager, monkeypatch):
+    write, written = model_flags.write, []
+
+    def interrupted(path, content):
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(model_flags, "write", interrupted)
+    assert enlarge("in", "--output=large") == 130
+    said = "Interrupted. What there is in large is whole; the same command with --overwrite writes"
+    assert said in capsys.readouterr().err
+    assert [photos / "large" / name for name in files_below(photos / "large")] == [photos / written[0]]
+    assert not (photos / ".large.lock").exists()
