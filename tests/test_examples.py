@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import ROOT
+from small import ROOT, perturb, small_levels
 
 import glow_tf
 
@@ -41,6 +42,7 @@ EXAMPLES = {
         r"Epoch 10/10\n.* - val_loss: 3\.[23]",
         r"averaged weights 3\.[23]\d\d bits/dim, best epoch 3\.[23]\d\d bits/dim",
     ),
+    "levels_in_one_file": (r"epoch 1: 2\.\d\d\d bits/dim", r"epoch 15: 2\.[23]\d\d bits/dim of test images"),
     "linear_probe": (
         r"not trained: [45]\.\d\d\d bits/dim .*\nsimultaneous: 2\.[34]\d\d .*\nend_to_end: 2\.[12]",
         r"a linear classifier on 360 test images; of the pixels 9[67]\.\d%",
@@ -112,6 +114,88 @@ def test_the_transform_of_the_example_is_a_bijection_with_its_jacobian(rng, monk
     np.testing.assert_allclose(inverse_log_det, -log_det, rtol=1e-10)
     zeros = spline.parameters(tf.zeros([1, 4, 4, 4 * spline.outputs_per_channel], tf.float64))
     np.testing.assert_allclose(spline.forward(b, *zeros)[0], b, atol=1e-12)
+
+
+@pytest.fixture
+def in_one_file(monkeypatch):
+    """The page of levels, whose layers are of float64."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    yield importlib.import_module("levels_in_one_file")
+    keras.config.set_dtype_policy(before)
+
+
+def test_levels_in_one_file_are_one_page_of_plain_keras(in_one_file):
+    page = (ROOT / "examples" / "levels_in_one_file.py").read_text()
+    assert page.count("\n") < 300
+    assert set(re.findall(r"^ *(?:import|from) (\w+)", page, re.MULTILINE)) == {
+        "keras",
+        "math",
+        "numpy",
+        "sklearn",
+    }
+
+
+def as_on_the_page(part, values):
+    """Takes values of a part's weights apart as the page has them: a stack has those of all steps in one."""
+    steps, prior, features = (
+        [value for weight, value in zip(part.trainable_variables, values, strict=True) if of in weight.path]
+        for of in ("flow_steps/", "prior/", "features/")
+    )
+    if features:
+        steps[3], steps[4] = steps[4], steps[3]  # the kernel that reads features follows the first of a
+    rows = [np.array(own)[k] for k in range(steps[0].shape[0]) for own in steps]
+    return rows + [np.array(own) for own in prior + features]
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_levels_in_one_file_have_the_likelihood_gradients_and_samples_of_the_package(
+    in_one_file, levels, rng, monkeypatch
+):
+    shape = (8 << levels - 1, 8, 1)
+    glow = small_levels("float64", image_shape=shape, num_blocks=levels, n_bits=5, permutation="plain")
+    perturb(glow)
+    parts = [in_one_file.Level(2, width=6, features=4) for _ in range(levels)]
+    parts.append(in_one_file.Coarsest(2, width=6))
+    images = rng.integers(0, 32, size=(3, *shape))
+    v = tf.constant(images + rng.uniform(size=images.shape))
+    y = v / 32 - 0.5
+    in_one_file.log_likelihood(parts, y)
+    for mine, packaged in zip(parts, glow.parts, strict=True):
+        mine.set_weights(as_on_the_page(packaged, packaged.trainable_variables))
+    h = y
+    for mine, packaged in zip(parts, glow.parts, strict=True):
+        for layer in mine._flatten_layers():
+            if isinstance(layer, in_one_file.ActNorm):
+                layer.is_set = layer.factor == 3
+        mine(h)
+        h = packaged.initialize(h)
+        expected = as_on_the_page(packaged, packaged.trainable_variables)
+        for own, other in zip(mine.trainable_variables, expected, strict=True):
+            np.testing.assert_allclose(own, other, atol=1e-5)
+        mine.set_weights(expected)
+
+    with tf.GradientTape(persistent=True) as tape:
+        found = in_one_file.log_likelihood(parts, y)
+        expected = glow.dequantized_log_prob(v)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    for mine, packaged in zip(parts, glow.parts, strict=True):
+        gradients = tape.gradient(found, [w.value for w in mine.trainable_variables])
+        others = tape.gradient(expected, [w.value for w in packaged.trainable_variables])
+        for own, other in zip(gradients, as_on_the_page(packaged, others), strict=True):
+            assert np.max(np.abs(own)) > 0
+            np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-7)
+
+    latents, h = [], y
+    for part in glow.parts:
+        output = part.call(h)
+        h = output.h
+        latents += output.latents
+    latents.append(glow.parts[-1].prior.forward(h))
+    monkeypatch.setattr(keras.random, "normal", lambda shape, seed: latents.pop())
+    np.testing.assert_array_equal(in_one_file.sample(parts, images.shape), images)
+    assert not latents
 
 
 @pytest.mark.slow  # .ci/run runs the slow tests of this file
