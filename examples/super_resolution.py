@@ -69,7 +69,8 @@ class Details:
 
     def real(self, images: np.ndarray, noise: float | None = None) -> tf.Tensor:
         """Returns dequantised images in [−½, ½)."""
-        return self.glow.dequantize.forward(self.glow.dequantized(images, noise, seed=SEED))
+        v = self.glow.dequantized(images, noise, seed=SEED)
+        return self.glow.dequantize.forward_and_log_det(v)[0]
 
     def half(self, x: tf.Tensor) -> tf.Tensor:
         """Returns images of half the size: the means of squares of 2×2 pixels."""
@@ -101,10 +102,10 @@ class Details:
 
     def levels(self, x: tf.Tensor) -> np.ndarray:
         """Returns images as real numbers between 0 and the highest level."""
-        return np.clip(self.glow.dequantize.inverse(x) - 0.5, 0, self.glow.dequantize.bins - 1)
+        return np.clip(self.glow.dequantize.inverse_and_log_det(x)[0] - 0.5, 0, self.glow.dequantize.bins - 1)
 
     def _errors(self, x: tf.Tensor) -> np.ndarray:
-        error = self.haar.forward(x - self.bicubic(self.half(x)))
+        error = self.haar.forward_and_log_det(x - self.bicubic(self.half(x)))[0]
         return error[..., x.shape[-1] :].numpy()
 
     def _bits(self, log_prob: np.ndarray) -> float:

@@ -33,20 +33,22 @@ import tensorflow as tf
 from absl import flags
 
 from glow_tf import Glow
-from glow_tf.bijectors.tracing import full_precision
+from glow_tf.bijectors.by_place import log_det_by_place
+from glow_tf.bijectors.mode import Context, Mode
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.progress import with_progress
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.model.parts import Part
 from glow_tf.use.exports import to_onnx
-from glow_tf.use.score.places import place_maps
+from glow_tf.use.score.places import place_maps, places_in_part
 
 PRESET = "photographs"
 FOLDER = pathlib.Path(__file__).parent.parent / "docs" / "try"
 LEAST = 2  # the side of the coarsest image
 FORWARD = (2, 4, 8, 16, 32, 64)  # sides of the details that are read, of images of up to 128×128
 INVERSE = (*FORWARD, 128)  # and of those that are drawn
+EXACTLY = Context(mode=Mode(full_precision=True, inlined=True))
 RUNTIME = "onnxruntime-web@1.30.0"
 RUNTIME_SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
 RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -100,35 +102,32 @@ def forward_of_details(part: Part, image: tf.Tensor) -> dict[str, tf.Tensor]:
 
     `log_prob` is the log-density of the details given the smaller image, by place, [1, h, w], nats.
     """
-    with full_precision():
-        h, (eps,), log_det = _through(part, image)
-        return {"small": h, "eps": eps, "log_prob": log_det + _normal(eps)}
+    h, (eps,), log_det = _through(part, image)
+    return {"small": h, "eps": eps, "log_prob": log_det + _normal(eps)}
 
 
 def inverse_of_details(part: Part, image: tf.Tensor, eps: tf.Tensor) -> dict[str, tf.Tensor]:
     """Makes an image of twice the size, of an image [1, h, w, C] and latents [1, h, w, 3C]."""
-    with full_precision():
-        return {"large": part.inverse(image, [eps], ActivationLimit())}
+    return {"large": part.inverse(image, [eps], ActivationLimit(), EXACTLY)}
 
 
 def forward_of_coarsest(part: Part, image: tf.Tensor) -> dict[str, tf.Tensor]:
     """Whitens the coarsest image; `log_prob` is its log-density, [1, 1, 1], nats."""
-    with full_precision():
-        h, _, log_det = _through(part, image)
-        eps, whitening = part.prior.forward_and_log_det_map(h)
-        return {"eps": eps, "log_prob": log_det + whitening + _normal(eps)}
+    h, _, log_det = _through(part, image)
+    eps, whitening = log_det_by_place(part.prior, h, EXACTLY)
+    return {"eps": eps, "log_prob": log_det + whitening + _normal(eps)}
 
 
 def inverse_of_coarsest(part: Part, eps: tf.Tensor) -> dict[str, tf.Tensor]:
     """Inverts `forward_of_coarsest`."""
-    with full_precision():
-        return {"image": part.inverse(part.prior.inverse(eps), [], ActivationLimit())}
+    h, _ = part.prior.inverse_and_log_det(eps, EXACTLY)
+    return {"image": part.inverse(h, [], ActivationLimit(), EXACTLY)}
 
 
 def _through(part: Part, h: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...], tf.Tensor]:
     latents, total = (), 0.0
     for bijector in part.bijectors:
-        h, eps, log_det = bijector.places_in_part(h)
+        h, eps, log_det = places_in_part(bijector, h, EXACTLY)
         latents, total = (*latents, *eps), total + log_det
     return h, latents, total
 

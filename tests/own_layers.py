@@ -64,11 +64,10 @@ class Shear(Bijector):
     def _matrix(self, channels):
         return tf.linalg.diag(tf.ones([channels], self.slope.dtype)) + tf.linalg.diag(self.slope.value, k=1)
 
-    def forward_and_log_det(self, x, condition=None):
-        self.ensure_built(x)
+    def forward_and_log_det(self, x):
         return x @ self._matrix(x.shape[-1]), tf.zeros(tf.shape(x)[:1], x.dtype)
 
-    def inverse_and_log_det(self, y, condition=None):
+    def inverse_and_log_det(self, y):
         inverse = tf.linalg.inv(self._matrix(y.shape[-1]))
         return y @ inverse, tf.zeros(tf.shape(y)[:1], y.dtype)
 

@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from unittest import mock
 
 import keras
 import numpy as np
@@ -56,13 +57,22 @@ def eagerly():
 
 
 @contextlib.contextmanager
+def threads_for(streams: int):
+    """Within the context, models run as if TensorFlow's threads were set for so many streams."""
+    counts = {"intra": 1, "inter": streams}
+    names = {f"get_{kind}_op_parallelism_threads": lambda n=n: n for kind, n in counts.items()}
+    with mock.patch.multiple(tf.config.threading, **names):
+        yield
+
+
+@contextlib.contextmanager
 def only_endpoints(*names: str):
     """Within the context an export holds these functions alone: each one is traced."""
-    whole = exports.endpoints_of
+    whole = Glow.endpoints
     with pytest.MonkeyPatch.context() as patch:
         kept = {*names, exports.NOT_EXPORTED}
-        of = lambda glow: {name: own for name, own in whole(glow).items() if name in kept}  # noqa: E731
-        patch.setattr(exports, "endpoints_of", of)
+        of = lambda *args: {name: own for name, own in whole(*args).items() if name in kept}  # noqa: E731
+        patch.setattr(Glow, "endpoints", of)
         yield
 
 

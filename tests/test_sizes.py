@@ -15,7 +15,6 @@ from small import (
 import glow_tf
 from glow_tf import ConfigError, Glow
 from glow_tf.architectures import Levels
-from glow_tf.architectures.partition import part_layouts
 from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.commands import cli
 from glow_tf.use import levels
@@ -96,7 +95,7 @@ def test_the_terms_of_the_parts_of_odd_sides_add_up(odd, eager):
     whole = bits_per_dim(-odd.dequantized_log_prob(v), odd.image_shape)
     np.testing.assert_allclose(sum(terms(odd, v)), whole, rtol=1e-9)
     assert [own.stop - own.start for own in levels(odd)] == [3 * (11 + 6 + 3 * 3 * 5), 3 * 3 * 5]
-    assert all(layout.fixed for layout in part_layouts(odd.config)[:-1])
+    assert all(odd.fixed_parts[:-1])
 
 
 @pytest.mark.slow  # the commands, below, take the preset of an odd model

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Shape, WithLogDet, per_example, pixels_of, set_where
-from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.repeatable import Repeatable
 
 # Added to a channel's standard deviation at initialisation, because it is 0 in a constant channel.
@@ -36,14 +35,14 @@ class ActNorm(Repeatable):
         self.initialized = self.add_weight(name="initialized", shape=(), dtype="int64", trainable=False)
         self.built = True
 
-    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        self.ensure_built(x)
+    def initialize(self, x: tf.Tensor) -> tf.Tensor:
+        self._ensure_built(x)
         self.initialize_from(*tf.nn.moments(x, axes=[1, 2]))
-        return self.forward(x)
+        return self.forward_and_log_det(x)[0]
 
     def initialize_from(self, means: tf.Tensor, variances: tf.Tensor) -> None:
         """Does what `initialize` does, from the moments of each example over its pixels, [B, C] both."""
-        self.require_built()
+        self._require_built()
         mean, variance_of_means = tf.nn.moments(means, axes=[0])
         deviation = tf.sqrt(tf.reduce_mean(variances, axis=0) + variance_of_means)
         new = self.initialized.value < 1
@@ -54,13 +53,13 @@ class ActNorm(Repeatable):
         # TensorFlow keeps the function for as long as the process lives, so it must not hold the layer.
         tf.numpy_function(functools.partial(_warn, self.path), [constant], [])
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.ensure_built(x)
+    def forward_and_log_det(self, x: tf.Tensor) -> WithLogDet:
+        self._ensure_built(x)
         y = (x + self.bias.value) * tf.exp(self.log_scale.value)
         return y, per_example(self.log_det_per_pixel() * pixels_of(x), x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.require_built()
+    def inverse_and_log_det(self, y: tf.Tensor) -> WithLogDet:
+        self._require_built()
         x = y * tf.exp(-self.log_scale.value) - self.bias.value
         return x, per_example(-self.log_det_per_pixel() * pixels_of(y), y)
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet
-from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet, read_by
+from glow_tf.bijectors.mode import PLAIN, Context
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -29,43 +29,39 @@ class Chain(Bijector):
             raise ValueError(f"Chain needs at least one bijector. Received: bijectors={bijectors}")
         self.bijectors = list(bijectors)
 
-    @property
-    def condition_channels(self) -> int:
-        return max(bijector.condition_channels for bijector in self.bijectors)
-
     def build(self, input_shape: Shape) -> None:
         for bijector in self.bijectors:
             if not bijector.built:  # Keras has already built one that it loaded
                 bijector.build(input_shape)
-            input_shape = bijector.output_shape_of(input_shape)
+            input_shape, _ = bijector.compute_output_shape(input_shape)
         self.built = True
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.ensure_built(x)
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+        self._ensure_built(x)
         total = 0.0
         for bijector in self.bijectors:
-            x, log_det = bijector.forward_and_log_det(x, *bijector.read(condition))
+            x, log_det = bijector.forward_and_log_det(x, *read_by(bijector, context))
             total += log_det
         return x, total
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.require_built()
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+        self._require_built()
         total = 0.0
         for bijector in reversed(self.bijectors):
-            y, log_det = bijector.inverse_and_log_det(y, *bijector.read(condition))
+            y, log_det = bijector.inverse_and_log_det(y, *read_by(bijector, context))
             total += log_det
         return y, total
 
-    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        self.ensure_built(x)
+    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+        self._ensure_built(x)
         for bijector in self.bijectors:
-            x = bijector.initialize(x, *bijector.read(condition))
+            x = bijector.initialize(x, *read_by(bijector, context))
         return x
 
-    def output_shape_of(self, input_shape: Shape) -> Shape:
+    def shapes(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
         for bijector in self.bijectors:
-            input_shape = bijector.output_shape_of(input_shape)
-        return input_shape
+            input_shape, _ = bijector.compute_output_shape(input_shape)
+        return input_shape, ()
 
     def get_config(self) -> dict:
         bijectors = [keras.saving.serialize_keras_object(b) for b in self.bijectors]

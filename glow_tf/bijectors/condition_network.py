@@ -1,5 +1,6 @@
 """The network that turns what is given into the features that a flow reads."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import keras
@@ -7,6 +8,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.bijector import FEATURE_BOUND, KeepsArguments, Shape, soft_bound
 from glow_tf.bijectors.condition import Condition, at_its_own_resolution
+from glow_tf.bijectors.mode import PLAIN, Mode
 from glow_tf.bijectors.networks import ACTIVATION, HiddenConvolution
 from glow_tf.bijectors.rate_factor import REFERENCE_WIDTH, scales_with
 
@@ -60,9 +62,9 @@ class ConditionNetwork(KeepsArguments):
             input_shape = (*input_shape[:-1], self.features)
         self.built = True
 
-    def call(self, condition: Condition) -> tf.Tensor:
+    def call(self, condition: Condition, mode: Mode = PLAIN.mode) -> tf.Tensor:
         """Returns the features, in the dtype of the condition."""
-        return self._run(condition, HiddenConvolution.call)
+        return self._run(condition, functools.partial(HiddenConvolution.call, mode=mode))
 
     def initialize(self, condition: Condition) -> tf.Tensor:
         """Sets the ActNorms from data, in order, as `Bijector.initialize` does, and returns the features."""

@@ -7,8 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Shape, WithLogDet, WithMap, with_slopes
-from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.bijector import Shape, WithLogDet
+from glow_tf.bijectors.by_place import WithMap, log_det_by_place, with_slopes
+from glow_tf.bijectors.mode import PLAIN, Context
 from glow_tf.bijectors.networks import CouplingNetwork
 from glow_tf.bijectors.own_layers import made
 from glow_tf.bijectors.own_network import OwnNetwork
@@ -100,42 +101,33 @@ class Coupling(Repeatable):
                 f"Received: {type(self.transform).__name__}, which makes {np.ravel(y)} of {np.ravel(b)}"
             )
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.ensure_built(x)
-        return self.forward_folded(x, self.fold(), condition)
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+        self._ensure_built(x)
+        return self.forward_folded(x, self.fold(), context)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.require_built()
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+        self._require_built()
         folded = self.fold()
         a, y_b = self._halves(y, folded)
-        b, log_det = self.transform.inverse(y_b, *self.parameters(a, folded, condition))
+        b, log_det = self.transform.inverse(y_b, *self.parameters(a, folded, context))
         return self._joined(a, b), log_det
 
     def fold(self) -> list[tf.Tensor]:
         """Returns what `CouplingNetwork.fold` does, and which pixels are a."""
         return [*self.network.fold(), *([self.colour.value] if self.in_space else [])]
 
-    def forward_folded(self, x: tf.Tensor, folded: Folded, condition: Condition = None) -> WithLogDet:
+    def forward_folded(self, x: tf.Tensor, folded: Folded, context: Context = PLAIN) -> WithLogDet:
         a, b = self._halves(x, folded)
-        y_b, log_det = self.transform.forward(b, *self.parameters(a, folded, condition))
+        y_b, log_det = self.transform.forward(b, *self.parameters(a, folded, context))
         return self._joined(a, y_b), log_det
 
-    def forward_and_log_det_map(self, x: tf.Tensor, condition: Condition = None) -> WithMap:
-        folded = self.fold()
-        a, b = self._halves(x, folded)
-        parameters = self.parameters(a, folded, condition)
-        y_b, log_det = with_slopes(lambda b: self.transform.forward(b, *parameters)[0], b)
-        return self._joined(a, y_b), log_det
-
-    def parameters(
-        self, a: tf.Tensor, folded: Folded | None = None, condition: Condition = None
-    ) -> Parameters:
+    def parameters(self, a: tf.Tensor, folded: Folded | None = None, context: Context = PLAIN) -> Parameters:
         """Returns the transform's parameters for the half a; every direction reads the network here.
 
         They are (shift, log_scale) of an affine transform, (shift,) of an additive one, of the shape of b.
         """
         folded = self.fold() if folded is None else folded
-        return self._read(self.network.run_folded(a, folded, condition), a, folded)
+        return self._read(self.network.run_folded(a, folded, context), a, folded)
 
     def _read(self, output: tf.Tensor, a: tf.Tensor, folded: Folded) -> Parameters:
         """Returns the parameters of the network's output, which is 0 at the pixels of a."""
@@ -162,11 +154,11 @@ class Coupling(Repeatable):
         if self.in_space:
             self.colour.assign(seed % 2)
 
-    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        self.ensure_built(x)
+    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+        self._ensure_built(x)
         folded = self.fold()
         a, b = self._halves(x, folded)
-        parameters = self._read(self.network.initialize(a, condition), a, folded)
+        parameters = self._read(self.network.initialize(a, context), a, folded)
         return self._joined(a, self.transform.forward(b, *parameters)[0])
 
     def get_config(self) -> dict:
@@ -176,6 +168,15 @@ class Coupling(Repeatable):
     def from_config(cls, config: dict) -> "Coupling":
         config = dict(config)
         return cls(pop_coupling_config(config, "kind"), **config)
+
+
+@log_det_by_place.register
+def _(coupling: Coupling, x: tf.Tensor, context: Context = PLAIN) -> WithMap:
+    folded = coupling.fold()
+    a, b = coupling._halves(x, folded)
+    parameters = coupling.parameters(a, folded, context)
+    y_b, log_det = with_slopes(lambda b: coupling.transform.forward(b, *parameters)[0], b)
+    return coupling._joined(a, y_b), log_det
 
 
 def transform_of(kind: str, scale: str, bounded: bool) -> Transform:

@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, KeepsArguments, WithLogDet, per_example
-from glow_tf.bijectors.condition import Condition
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -68,10 +67,10 @@ class Dequantize(KeepsArguments, Bijector):
         level = tf.clip_by_value(tf.floor(v), 0, self.bins - 1)
         return tf.cast(level * self.bin_width, self.output_dtype)
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
+    def forward_and_log_det(self, x: tf.Tensor) -> WithLogDet:
         return x / self.bins - 0.5, per_example(self._log_det(x), x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
+    def inverse_and_log_det(self, y: tf.Tensor) -> WithLogDet:
         return (y + 0.5) * self.bins, per_example(-self._log_det(y), y)
 
     def _log_det(self, x: tf.Tensor) -> tf.Tensor:

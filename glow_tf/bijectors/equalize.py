@@ -5,7 +5,6 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Shape, WithLogDet, set_where
-from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.dequantize import Dequantize
 from glow_tf.config import MOST_EQUALIZED
 
@@ -39,8 +38,6 @@ class Equalize(Dequantize):
     https://arxiv.org/abs/2003.01941
     """
 
-    elementwise = True
-
     def __init__(self, n_bits: int = 8, share: float = 0.5, **kwargs):
         super().__init__(n_bits, **kwargs)
         if n_bits > 8 or not 0 < share <= MOST_EQUALIZED:
@@ -61,13 +58,13 @@ class Equalize(Dequantize):
         self.initialized = self.add_weight(name="initialized", shape=(), dtype="int64", trainable=False)
         self.built = True
 
-    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        self.ensure_built(x)
+    def initialize(self, x: tf.Tensor) -> tf.Tensor:
+        self._ensure_built(x)
         self.adapt(np.asarray(self.to_output(x)))
-        return self.forward(x)
+        return self.forward_and_log_det(x)[0]
 
     def adapt(self, images: np.ndarray) -> None:
-        self.require_built()
+        self._require_built()
         counts = np.zeros(self.room.shape)
         for image in images:  # not all at once: they may not fit into memory a second time
             for own, channel in zip(counts, np.moveaxis(image, -1, 0), strict=True):
@@ -75,16 +72,16 @@ class Equalize(Dequantize):
         set_where(self.initialized.value < 1, self.room, rooms(counts, self.share))
         self.initialized.assign(1)
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.ensure_built(x)
+    def forward_and_log_det(self, x: tf.Tensor) -> WithLogDet:
+        self._ensure_built(x)
         level = tf.clip_by_value(tf.floor(x), 0, self.bins - 1)
         # Of a NaN, which makes its image's density one, the cast may be any integer.
         place = tf.clip_by_value(tf.cast(level, tf.int32), 0, self.bins - 1)
         room, start = self._of_levels(place, *self._tables())
         return start + (x - level) * room - 0.5, tf.reduce_sum(tf.math.log(room), axis=[1, 2, 3])
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.require_built()
+    def inverse_and_log_det(self, y: tf.Tensor) -> WithLogDet:
+        self._require_built()
         place, (lengths, starts) = y + 0.5, self._tables()
         level = tf.zeros_like(y, tf.int32)
         for bit in reversed(range(self.n_bits)):  # gathers alone: ONNX has no search

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bound, Shape, WithLogDet, WithMap
-from glow_tf.bijectors.condition import Condition, beside
+from glow_tf.bijectors.bijector import Bound, Shape, WithLogDet
+from glow_tf.bijectors.by_place import WithMap, log_det_by_place
+from glow_tf.bijectors.condition import beside
 from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.coupling import coupling_settings, pop_coupling_config
 from glow_tf.bijectors.flow_step import flow_step
+from glow_tf.bijectors.mode import PLAIN, Context
 from glow_tf.bijectors.networks import CouplingNetwork
 from glow_tf.bijectors.priors import GaussianPrior
 from glow_tf.bijectors.split import FactorsOut
@@ -120,14 +122,6 @@ class FlowSplit(FactorsOut):
         self.flow = Stack(step, flow_steps, dtype=policy, name="flow_steps")
         self.prior = GaussianPrior(prior, features, coupling.bounded, dtype=policy, name="prior")
 
-    @property
-    def reversible(self) -> bool:
-        return self.flow.reversible
-
-    @reversible.setter
-    def reversible(self, reversible: bool) -> None:
-        self.flow.reversible = reversible
-
     def kept_of(self, channels: int) -> int:
         return self.kept
 
@@ -138,43 +132,46 @@ class FlowSplit(FactorsOut):
         self.prior.build((*others, channels - self.kept))
         self.built = True
 
-    def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        if self._is_large(z, condition):
-            eps, by_place = self.whiten_with_map(h, z)
+    def whiten(self, h: tf.Tensor, z: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+        if self._is_large(z):
+            eps, by_place = self.whiten_by_place(h, z, context)
             return eps, tf.reduce_sum(by_place, axis=[1, 2])
-        features = self.features.call(self._seen(h, condition))
-        u, of_flow = self.flow.forward_and_log_det(z, features)
-        eps, of_prior = self.prior.forward_and_log_det(u, features)
+        seen = self._seen(h, context)
+        u, of_flow = self.flow.forward_and_log_det(z, seen)
+        eps, of_prior = self.prior.forward_and_log_det(u, seen)
         return eps, of_flow + of_prior
 
-    def whiten_with_map(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithMap:
+    def whiten_by_place(self, h: tf.Tensor, z: tf.Tensor, context: Context = PLAIN) -> WithMap:
+        """Does what `whiten` does, and returns the log-determinant by place, [B, H, W]."""
+
         def whitened(h: tf.Tensor, z: tf.Tensor) -> WithMap:
-            features = self.features.call(self._seen(h, condition))
-            u, of_flow = self.flow.forward_and_log_det_map(z, features)
-            eps, of_prior = self.prior.forward_and_log_det_map(u, features)
+            seen = self._seen(h, context)
+            u, of_flow = log_det_by_place(self.flow, z, seen)
+            eps, of_prior = log_det_by_place(self.prior, u, seen)
             return eps, of_flow + of_prior
 
-        return in_tiles(whitened, self.radius, h, z) if self._is_large(z, condition) else whitened(h, z)
+        return in_tiles(whitened, self.radius, h, z) if self._is_large(z) else whitened(h, z)
 
     def colour_bounded(
-        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, condition: Condition = None
+        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, context: Context = PLAIN
     ) -> tf.Tensor:
         def coloured(h: tf.Tensor, eps: tf.Tensor) -> list[tf.Tensor]:
-            features = self.features.call(self._seen(h, condition))
-            return [self.flow.inverse_in_part(self.prior.inverse(eps, features), (), bound, features)[0]]
+            seen = self._seen(h, context)
+            u, _ = self.prior.inverse_and_log_det(eps, seen)
+            return [self.flow.inverse_in_part(u, (), bound, seen)[0]]
 
-        is_large = self._is_large(eps, condition)
+        is_large = self._is_large(eps)
         return (in_tiles(coloured, self.radius, h, eps) if is_large else coloured(h, eps))[0]
 
-    def colour(self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        features = self.features.call(self._seen(h, condition))
-        u, of_prior = self.prior.inverse_and_log_det(eps, features)
-        z, of_flow = self.flow.inverse_and_log_det(u, features)
+    def colour(self, h: tf.Tensor, eps: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+        seen = self._seen(h, context)
+        u, of_prior = self.prior.inverse_and_log_det(eps, seen)
+        z, of_flow = self.flow.inverse_and_log_det(u, seen)
         return z, of_flow + of_prior
 
-    def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> None:
-        features = self.features.initialize(self._seen(h, condition))
-        self.flow.initialize(z, features)
+    def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, context: Context = PLAIN) -> None:
+        features = self.features.initialize(self._read(h, context))
+        self.flow.initialize(z, Context(features))
 
     @property
     def radius(self) -> int:
@@ -185,14 +182,20 @@ class FlowSplit(FactorsOut):
 
     @property
     def takes_tiles(self) -> bool:
+        """Whether large images are computed in tiles: layers of one's own may see further."""
         return not (self.own_bijectors or self.coupling.network)
 
-    def _is_large(self, z: tf.Tensor, condition: Condition) -> bool:
-        return self.takes_tiles and condition is None and needs_tiles(z.shape)
+    def _is_large(self, z: tf.Tensor) -> bool:
+        return self.takes_tiles and not self.condition_channels and needs_tiles(z.shape)
 
-    def _seen(self, h: tf.Tensor, condition: Condition) -> tf.Tensor:
+    def _read(self, h: tf.Tensor, context: Context) -> tf.Tensor:
         """Returns what the network of h reads, [B, H, W, kept + given]."""
-        return beside(h, condition, self.condition_channels) if self.condition_channels else h
+        channels = self.condition_channels
+        return beside(h, context.condition, channels) if channels else h
+
+    def _seen(self, h: tf.Tensor, context: Context) -> Context:
+        """Returns what the flow steps and the prior are handed: the features of h."""
+        return Context(self.features.call(self._read(h, context), context.mode), context.mode)
 
     def get_config(self) -> dict:
         return {

@@ -4,11 +4,12 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
-from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet, WithMap, evenly, per_example, pixels_of
+from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet, per_example, pixels_of
+from glow_tf.bijectors.by_place import WithMap, evenly, log_det_by_place
 from glow_tf.bijectors.chain import Chain
-from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.coupling import Coupling, coupling_settings, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
+from glow_tf.bijectors.mode import PLAIN, Context
 from glow_tf.bijectors.own_layers import made, seeded
 from glow_tf.bijectors.rate_factor import scales_with
 from glow_tf.bijectors.repeatable import Folded, Repeatable, all_variables
@@ -60,25 +61,20 @@ class FlowStep(Repeatable):
     def condition_channels(self) -> int:
         return self.coupling.condition_channels
 
-    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        self.ensure_built(x)
-        return self.coupling.initialize(self.conv.initialize(self.actnorm.initialize(x)), condition)
+    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+        self._ensure_built(x)
+        return self.coupling.initialize(self.conv.initialize(self.actnorm.initialize(x)), context)
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.ensure_built(x)
-        return self.forward_folded(x, self.fold(), condition)
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+        self._ensure_built(x)
+        return self.forward_folded(x, self.fold(), context)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.require_built()
-        mixed, coupling_log_det = self.coupling.inverse_and_log_det(y, condition)
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+        self._require_built()
+        mixed, coupling_log_det = self.coupling.inverse_and_log_det(y, context)
         normed, conv_log_det = self.conv.inverse_and_log_det(mixed)
         x, actnorm_log_det = self.actnorm.inverse_and_log_det(normed)
         return x, coupling_log_det + conv_log_det + actnorm_log_det
-
-    def forward_and_log_det_map(self, x: tf.Tensor, condition: Condition = None) -> WithMap:
-        mixed, log_det = _linear(x, *self.fold()[:3])
-        y, of_coupling = self.coupling.forward_and_log_det_map(mixed, condition)
-        return y, of_coupling + evenly(log_det, y)
 
     def fold(self) -> list[tf.Tensor]:
         """Returns the linear maps' matrix [C, C], bias [C], log-det per pixel [], and `Coupling.fold`'s."""
@@ -89,9 +85,9 @@ class FlowStep(Repeatable):
         log_det_per_pixel = self.actnorm.log_det_per_pixel() + self.conv.log_det_per_pixel()
         return [matrix * scale[..., tf.newaxis, :], bias, log_det_per_pixel, *self.coupling.fold()]
 
-    def forward_folded(self, x: tf.Tensor, folded: Folded, condition: Condition = None) -> WithLogDet:
+    def forward_folded(self, x: tf.Tensor, folded: Folded, context: Context = PLAIN) -> WithLogDet:
         mixed, linear = _linear(x, *folded[:3])
-        y, log_det = self.coupling.forward_folded(mixed, folded[3:], condition)
+        y, log_det = self.coupling.forward_folded(mixed, folded[3:], context)
         return y, log_det + linear
 
     def reseed(self, seed: int) -> None:
@@ -110,6 +106,13 @@ class FlowStep(Repeatable):
     def from_config(cls, config: dict) -> "FlowStep":
         config = dict(config)
         return cls(pop_coupling_config(config), **config)
+
+
+@log_det_by_place.register
+def _(step: FlowStep, x: tf.Tensor, context: Context = PLAIN) -> WithMap:
+    mixed, log_det = _linear(x, *step.fold()[:3])
+    y, of_coupling = log_det_by_place(step.coupling, mixed, context)
+    return y, of_coupling + evenly(log_det, y)
 
 
 def _linear(x: tf.Tensor, matrix: tf.Tensor, bias: tf.Tensor, log_det_per_pixel: tf.Tensor) -> WithLogDet:
@@ -135,15 +138,17 @@ class OwnFlowStep(Chain, Repeatable):
             raise ConfigError(f"bijectors must be a Bijector. Received: {bijector!r:.200}")
         super().__init__([bijector, Coupling(coupling, seed=seed, dtype=policy, name="coupling")], **kwargs)
         self.own, self.coupling, self.seed = own, coupling, seed
+        self.condition_channels = coupling.condition_channels
 
     def build(self, input_shape: Shape) -> None:
         self._event_shape = tuple(input_shape)
         with seeded(self.seed):
             super().build(input_shape)
-        if self.output_shape_of(input_shape) != tuple(input_shape):
+        shape, _ = self.shapes(input_shape)
+        if shape != tuple(input_shape):
             raise ConfigError(
                 f"bijectors must keep the shape {tuple(input_shape)}. Received: "
-                f"{type(self.bijectors[0]).__name__}, whose result has {self.output_shape_of(input_shape)}"
+                f"{type(self.bijectors[0]).__name__}, whose result has {shape}"
             )
         for k, variable in enumerate(all_variables(self)):
             variable.name_in_stack = f"own_{k}"  # Keras numbers layers as they are made

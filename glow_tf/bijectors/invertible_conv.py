@@ -5,7 +5,6 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import KeepsArguments, Shape, WithLogDet, per_example, pixels_of, soft_bound
-from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.repeatable import Repeatable
 from glow_tf.config import PERMUTATIONS
 
@@ -85,12 +84,12 @@ class InvertibleConv(KeepsArguments, Repeatable):
             "raw_log_scale": LOG_SCALE_BOUND * np.arctanh(bounded),
         }
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.ensure_built(x)
+    def forward_and_log_det(self, x: tf.Tensor) -> WithLogDet:
+        self._ensure_built(x)
         return mix_channels(x, self.matrix()), self._log_det(x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.require_built()
+    def inverse_and_log_det(self, y: tf.Tensor) -> WithLogDet:
+        self._require_built()
         return mix_channels(y, self.inverse_matrix()), -self._log_det(y)
 
     def matrix(self) -> tf.Tensor:

@@ -15,7 +15,6 @@ from glow_tf.bijectors.bijector import (
     WithLogDet,
     no_log_det,
 )
-from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
 
 # Fitted to differences between neighbours in photographs, at their own size and at five halves of it.
@@ -50,14 +49,14 @@ class LastLine(KeepsArguments, Bijector):
         self.axis = axis
         self.built = True
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
+    def forward_and_log_det(self, x: tf.Tensor) -> WithLogDet:
         if not self._is_odd(x.shape):
             return x, no_log_det(x)
         rest, line = self._cut(x)
         eps, log_det = self._whiten(rest, line)
         return tf.concat([rest, eps], self.axis), log_det
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
+    def inverse_and_log_det(self, y: tf.Tensor) -> WithLogDet:
         if not self._is_odd(y.shape):
             return y, no_log_det(y)
         rest, eps = self._cut(y)
@@ -66,7 +65,7 @@ class LastLine(KeepsArguments, Bijector):
         log_det = tf.reduce_sum(log_cosh + math.log(SCALE) - math.log(SLOPE), axis=[1, 2, 3])
         return self._with_line(rest, eps), log_det
 
-    def forward_in_part(self, so_far: PartOutput, condition: Condition = None) -> PartOutput:
+    def forward_in_part(self, so_far: PartOutput) -> PartOutput:
         if not self._is_odd(so_far.h.shape):
             return so_far
         rest, line = self._cut(so_far.h)
@@ -74,18 +73,16 @@ class LastLine(KeepsArguments, Bijector):
         log_prob = so_far.latents_log_prob + standard_normal_log_prob(eps) + log_det
         return so_far._replace(h=rest, latents=(*so_far.latents, eps), latents_log_prob=log_prob)
 
-    def inverse_in_part(
-        self, h: tf.Tensor, latents: Latents, bound: Bound, condition: Condition = None
-    ) -> tuple[tf.Tensor, Latents]:
+    def inverse_in_part(self, h: tf.Tensor, latents: Latents, bound: Bound) -> tuple[tf.Tensor, Latents]:
         return (bound(self._with_line(h, latents[-1])), latents[:-1]) if latents else (h, latents)
 
-    def initialize_in_part(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+    def initialize_in_part(self, x: tf.Tensor) -> tf.Tensor:
         return self.pass_on(x)
 
     def pass_on(self, x: tf.Tensor) -> tf.Tensor:
         return self._cut(x)[0] if self._is_odd(x.shape) else x
 
-    def shapes_in_part(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
+    def shapes(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
         shape, line = list(input_shape), list(input_shape)
         if not self._is_odd(input_shape):
             return tuple(shape), ()

@@ -8,10 +8,9 @@ import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.bijector import KeepsArguments, Shape
-from glow_tf.bijectors.condition import Condition, brought_to
-from glow_tf.bijectors.pieces import in_streams
+from glow_tf.bijectors.condition import brought_to
+from glow_tf.bijectors.mode import PLAIN, Context, Mode
 from glow_tf.bijectors.rate_factor import REFERENCE_WIDTH, scales_with
-from glow_tf.bijectors.tracing import for_training, full_precision
 
 ACTIVATION: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "silu": tf.nn.silu,
@@ -23,10 +22,12 @@ ACTIVATION: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 OF_PIXELS = "glow_tf>ConvolutionOfPixels"  # the gradient's name in TensorFlow's registry
 
 
-def convolve(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+def convolve(
+    x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None, mode: Mode = PLAIN.mode
+) -> tf.Tensor:
     """Convolves, and adds the bias, in one dtype: [B, H, W, C], [k, k, C, D], [D] → [B, H, W, D]."""
     # The gradient has a name and no closure, so it outlives the step in which a stack's function was traced.
-    own = {"Conv2D": OF_PIXELS} if for_training.on and kernel.shape[:2] == (1, 1) else {}
+    own = {"Conv2D": OF_PIXELS} if mode.training and kernel.shape[:2] == (1, 1) else {}
     with tf.compat.v1.get_default_graph().gradient_override_map(own):
         y = tf.nn.conv2d(x, kernel, 1, "SAME")
     return y if bias is None else tf.nn.bias_add(y, bias)
@@ -48,14 +49,16 @@ def gradients_of_pixels(operation: tf.Operation, upstream: tf.Tensor) -> tuple[t
 class _Convolution(KeepsArguments):
     """A convolution that keeps height and width."""
 
-    def convolve(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+    def convolve(
+        self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None, mode: Mode = PLAIN.mode
+    ) -> tf.Tensor:
         """Convolves in the layer's compute dtype, and adds the bias: [B, H, W, C] → [B, H, W, filters]."""
-        dtype = self.variable_dtype if full_precision.on else self.compute_dtype
+        dtype = self.variable_dtype if mode.full_precision else self.compute_dtype
         given = [tensor if tensor is None else tf.cast(tensor, dtype) for tensor in (x, kernel, bias)]
-        return convolve(*given)
+        return convolve(*given, mode)
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        return self.run_folded(x, *self.fold())
+    def call(self, x: tf.Tensor, mode: Mode = PLAIN.mode) -> tf.Tensor:
+        return self.run_folded(x, self.fold(), mode)
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -98,19 +101,15 @@ class HiddenConvolution(_Convolution):
         return [self.kernel.value, scale, self.actnorm.bias.value * scale]
 
     def run_folded(
-        self,
-        x: tf.Tensor,
-        kernel: tf.Tensor,
-        scale: tf.Tensor,
-        bias: tf.Tensor,
-        added: tf.Tensor | None = None,
+        self, x: tf.Tensor, folded: Sequence[tf.Tensor], mode: Mode, added: tf.Tensor | None = None
     ) -> tf.Tensor:
         """Runs the layer with what `fold` returned: [B, H, W, C] → [B, H, W, filters].
 
         What is `added` to the convolution, [B, H, W, filters] or [B, 1, 1, filters], is scaled already.
         """
+        kernel, scale, bias = folded
         # Scaled here and not in `fold`, which would keep the scaled kernels of all copies in memory.
-        y = self.convolve(x, kernel * scale if self.norm == "actnorm" else kernel, bias)
+        y = self.convolve(x, kernel * scale if self.norm == "actnorm" else kernel, bias, mode)
         # After the bias: convolution, bias, sum and ReLU are one operation then, where TensorFlow can.
         return y if added is None else y + added
 
@@ -120,20 +119,13 @@ class HiddenConvolution(_Convolution):
         What is `added` to the convolution, [B, H, W, filters] or [B, 1, 1, filters], is not scaled yet.
         """
         if self.norm != "actnorm":
-            return self.run_folded(x, *self.fold(), added)
-        with full_precision():
-            y, means, variances = in_streams(self._convolution_and_moments, x, added)
-        self.actnorm.initialize_from(means, variances)
-        _, scale, bias = self.fold()
-        return in_streams(lambda piece: tf.nn.bias_add(piece * scale, bias), y)
-
-    def _convolution_and_moments(
-        self, x: tf.Tensor, added: tf.Tensor | None
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        y = self.convolve(x, self.kernel.value)
+            return self.run_folded(x, self.fold(), PLAIN.mode, added)
+        y = self.convolve(x, self.kernel.value, mode=Mode(full_precision=True))
         if added is not None:
             y += tf.cast(added, y.dtype)
-        return y, *tf.nn.moments(y, axes=[1, 2])
+        self.actnorm.initialize_from(*tf.nn.moments(y, axes=[1, 2]))
+        _, scale, bias = self.fold()
+        return tf.nn.bias_add(y * scale, bias)
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -163,9 +155,10 @@ class ZeroConvolution(_Convolution):
         scale = tf.exp(self.LOG_SCALE_FACTOR * self.log_scale.value)
         return [self.kernel.value, scale, self.bias.value * scale]
 
-    def run_folded(self, x: tf.Tensor, kernel: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    def run_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor], mode: Mode) -> tf.Tensor:
         """Runs the layer with what `fold` returned: [B, H, W, C] → [B, H, W, filters]."""
-        y = self.convolve(x, kernel * scale)
+        kernel, scale, bias = folded
+        y = self.convolve(x, kernel * scale, mode=mode)
         # Not `bias_add`: TensorFlow would fuse its gradient with the gradient of the kernel, and with few
         # channels that takes twice as long.
         return y + tf.cast(bias, y.dtype)
@@ -239,31 +232,31 @@ class CouplingNetwork(KeepsArguments):
         folded = [tensor for layer in (*self.hidden, self.last) for tensor in layer.fold()]
         return [*folded, self.reading.value] if self.condition_channels else folded
 
-    def run_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor], condition: Condition = None) -> tf.Tensor:
+    def run_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor], context: Context) -> tf.Tensor:
         """Runs the network with what `fold` returned: [B, H, W, C] → [B, H, W, filters], x's dtype."""
-        added = None
+        added, mode = None, context.mode
         if self.condition_channels:
-            added = self._read(x, condition, folded[9] * folded[1])
+            added = self._read(x, context, folded[9] * folded[1])
         activation = ACTIVATION[self.activation]
-        h = activation(self.hidden[0].run_folded(x, *folded[:3], added))
-        h = activation(self.hidden[1].run_folded(h, *folded[3:6]))
-        return tf.cast(self.last.run_folded(h, *folded[6:9]), x.dtype)
+        h = activation(self.hidden[0].run_folded(x, folded[:3], mode, added))
+        h = activation(self.hidden[1].run_folded(h, folded[3:6], mode))
+        return tf.cast(self.last.run_folded(h, folded[6:9], mode), x.dtype)
 
-    def _read(self, x: tf.Tensor, condition: Condition, kernel: tf.Tensor) -> tf.Tensor:
+    def _read(self, x: tf.Tensor, context: Context, kernel: tf.Tensor) -> tf.Tensor:
         """Returns [B, H, W, width], or [B, 1, 1, width] of vectors."""
-        given = brought_to(condition, x, self.condition_channels)
-        return self.hidden[0].convolve(given, kernel)
+        given = brought_to(context.condition, x, self.condition_channels)
+        return self.hidden[0].convolve(given, kernel, mode=context.mode)
 
-    def call(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        return self.run_folded(x, self.fold(), condition)
+    def call(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+        return self.run_folded(x, self.fold(), context)
 
-    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
         """Sets the ActNorms from data, in order, as `Bijector.initialize` does, and runs the network."""
-        added = self._read(x, condition, self.reading.value) if self.condition_channels else None
+        added = self._read(x, context, self.reading.value) if self.condition_channels else None
         activation = ACTIVATION[self.activation]
         h = activation(self.hidden[0].initialize(x, added))
         h = activation(self.hidden[1].initialize(h))
-        return tf.cast(in_streams(self.last.call, h), x.dtype)
+        return tf.cast(self.last.call(h), x.dtype)
 
 
 def _reading_kernel(seed: int) -> keras.initializers.Initializer:

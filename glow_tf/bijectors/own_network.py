@@ -8,12 +8,12 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import KeepsArguments, Shape
-from glow_tf.bijectors.condition import Condition, beside
+from glow_tf.bijectors.condition import beside
+from glow_tf.bijectors.mode import PLAIN, Context
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.bijectors.own_layers import made, seeded
 from glow_tf.bijectors.rate_factor import scales_with
 from glow_tf.bijectors.repeatable import all_variables, with_weights
-from glow_tf.bijectors.tracing import full_precision
 from glow_tf.core.errors import ConfigError
 
 
@@ -39,7 +39,7 @@ class OwnNetwork(KeepsArguments):
         self.condition_channels = condition_channels
         self.seed = seed
         self.own = self._made(seed)
-        # Under `full_precision` it computes in the dtype of its weights, which are those of `own`.
+        # In full precision it computes in the dtype of its weights, which are those of `own`.
         is_mixed = self.compute_dtype != self.variable_dtype
         twin = self._made(seed, self.variable_dtype) if is_mixed else self.own
         self._untracked = types.SimpleNamespace(twin=twin)
@@ -73,21 +73,23 @@ class OwnNetwork(KeepsArguments):
         """Returns the weights of the layer, and what `ZeroConvolution.fold` does."""
         return [*(v.value for v in all_variables(self.own)), *self.last.fold()]
 
-    def run_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor], condition: Condition = None) -> tf.Tensor:
+    def run_folded(self, x: tf.Tensor, folded: Sequence[tf.Tensor], context: Context) -> tf.Tensor:
         """Runs the network with what `fold` returned: [B, H, W, C] → [B, H, W, filters], x's dtype."""
         count = len(all_variables(self.own))
-        read = beside(x, condition, self.condition_channels) if self.condition_channels else x
-        own = self._untracked.twin if full_precision.on else self.own
+        channels = self.condition_channels
+        read = beside(x, context.condition, channels) if channels else x
+        own = self._untracked.twin if context.mode.full_precision else self.own
         with with_weights(own, folded[:count]):
             h = own(read)
-        return tf.cast(self.last.run_folded(tf.cast(h, x.dtype), *folded[count : count + 3]), x.dtype)
+        y = self.last.run_folded(tf.cast(h, x.dtype), folded[count : count + 3], context.mode)
+        return tf.cast(y, x.dtype)
 
-    def call(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        return self.run_folded(x, self.fold(), condition)
+    def call(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+        return self.run_folded(x, self.fold(), context)
 
-    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
         """Runs the network: nothing in it is set from data."""
-        return self.call(x, condition)
+        return self.call(x, context)
 
 
 def _built(layer: keras.layers.Layer, input_shape: Shape, seed: int) -> int:

@@ -3,54 +3,40 @@
 TensorFlow's own way is to spread every operation over all cores. A flow step has dozens of small operations
 between its convolutions, during which the other cores are idle. With *streams* an operation runs on one core,
 and each stream takes its own piece of the batch through the flow. Only the losses of the pieces and
-the gradients of the weights are added up at the end. `devices/streams.py` sets the number of streams and the
-threads of a process.
+the gradients of the weights are added up at the end. `devices/streams.py` sets the threads of a process for
+a number of streams.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-_streams = 1
+from glow_tf.bijectors.mode import Mode
 
 
-def set_number_of_streams(count: int) -> None:
-    """Sets how many streams functions are traced for from now on, in the whole process."""
-    global _streams
-    _streams = count
+def mode_of_process(**others: bool) -> Mode:
+    """Returns a mode with as many streams as operations run at once, as TensorFlow's threads are set."""
+    threads = tf.config.threading
+    within = threads.get_intra_op_parallelism_threads()  # one operation
+    streams = threads.get_inter_op_parallelism_threads() // within if within else 1
+    return Mode(streams=max(streams, 1), **others)
 
 
-@contextlib.contextmanager
-def number_of_streams(count: int) -> Iterator[None]:
-    """Within the context, functions are traced for `count` streams, whatever the threads."""
-    before = _streams
-    set_number_of_streams(count)
-    try:
-        yield
-    finally:
-        set_number_of_streams(before)
+def in_streams(function: Callable[..., Any], mode: Mode, *batches: Any) -> Any:
+    """Returns function(mode, *batches), computed in one stream per piece of the batches.
 
-
-def active_streams() -> int:
-    """Returns the number of streams of the current replica: a process's replicas divide its streams."""
+    Within a stream the mode has one stream. Eagerly there is one piece: the whole. A process's replicas
+    divide its streams. The function takes and returns nested structures of tensors whose first axis is the
+    batch, or None; its result for an example depends on that example alone. A batch that does not divide is
+    filled up with its last example.
+    """
     replicas = 1
     if tf.distribute.has_strategy():
         replicas = len(tf.distribute.get_strategy().extended.worker_devices)  # of this process
-    return max(_streams // replicas, 1)
-
-
-def in_streams(function: Callable[..., Any], *batches: Any) -> Any:
-    """Returns function(*batches), computed in one stream per piece of the batches.
-
-    Eagerly, and within another stream, there is one piece: the whole. The function takes and returns nested
-    structures of tensors whose first axis is the batch, or None; its result for an example depends on that
-    example alone. A batch that does not divide is filled up with its last example.
-    """
-    count = active_streams()
-    if count == 1 or not tf.inside_function():
-        return function(*batches)
+    count, mode = mode.streams // replicas, mode._replace(streams=1)
+    if count <= 1 or not tf.inside_function():
+        return function(mode, *batches)
     first = tf.nest.flatten(batches)[0]
     size = tf.shape(first)[0] if first.shape[0] is None else first.shape[0]
     missing = -size % count
@@ -71,8 +57,7 @@ def in_streams(function: Callable[..., Any], *batches: Any) -> Any:
 
     columns = [cut(tensor) for tensor in tf.nest.flatten(batches)]
     pieces = [tf.nest.pack_sequence_as(batches, row) for row in zip(*columns, strict=True)]
-    with number_of_streams(1):
-        results = [function(*piece) for piece in pieces]
+    results = [function(mode, *piece) for piece in pieces]
     return tf.nest.map_structure(joined, *results)
 
 

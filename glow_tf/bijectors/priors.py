@@ -16,8 +16,10 @@ from glow_tf.bijectors.bijector import (
     pixels_of,
     soft_bound,
 )
-from glow_tf.bijectors.condition import Condition, brought_to
+from glow_tf.bijectors.by_place import WithMap, log_det_by_place, with_slopes
+from glow_tf.bijectors.condition import brought_to
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
+from glow_tf.bijectors.mode import PLAIN, Context
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.config import GAUSSIANS
 
@@ -43,8 +45,6 @@ class GaussianPrior(KeepsArguments, Bijector):
       ValueError: kind is unknown.
     """
 
-    elementwise = True
-
     def __init__(self, kind: str = "standard", condition_channels: int = 0, bounded: bool = False, **kwargs):
         super().__init__(**kwargs)
         if kind not in GAUSSIANS:
@@ -63,33 +63,38 @@ class GaussianPrior(KeepsArguments, Bijector):
             self.network.build((*input_shape[:-1], self.condition_channels))
         self.built = True
 
-    def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+    def log_prob(self, h: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
         """Returns log p(h), given a condition if there is one, in nats, [B], for h [B, H, W, C]."""
-        eps, log_det = self.forward_and_log_det(h, condition)
+        eps, log_det = self.forward_and_log_det(h, context)
         return standard_normal_log_prob(eps) + log_det
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.ensure_built(x)
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+        self._ensure_built(x)
         if self.kind == "standard":
             return x, no_log_det(x)
-        mean, log_deviation = self.moments(x, *self.read(condition))
+        mean, log_deviation = self.moments(x, context)
         return (x - mean) * tf.exp(-log_deviation), -_log_det(x, log_deviation)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.require_built()
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+        self._require_built()
         if self.kind == "standard":
             return y, no_log_det(y)
-        mean, log_deviation = self.moments(y, *self.read(condition))
+        mean, log_deviation = self.moments(y, context)
         return y * tf.exp(log_deviation) + mean, _log_det(y, log_deviation)
 
-    def moments(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def moments(self, x: tf.Tensor, context: Context = PLAIN) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and log-deviation: [C], [B, 1, 1, C] or [B, H, W, C], to whiten x."""
         mean, raw = self.mean.value, self.raw_log_deviation.value
         if self.condition_channels:
-            given = self.network.call(brought_to(condition, x, self.condition_channels))
-            of_mean, of_deviation = tf.split(given, 2, axis=-1)
+            given = brought_to(context.condition, x, self.condition_channels)
+            of_mean, of_deviation = tf.split(self.network.call(given, context.mode), 2, axis=-1)
             mean, raw = mean + of_mean, raw + of_deviation
         return mean, soft_bound(raw, LOG_DEVIATION_BOUND[self.bounded])
+
+
+@log_det_by_place.register
+def _(prior: GaussianPrior, x: tf.Tensor, context: Context = PLAIN) -> WithMap:
+    return with_slopes(lambda x: prior.forward_and_log_det(x, context)[0], x)
 
 
 def _log_det(x: tf.Tensor, log_deviation: tf.Tensor) -> tf.Tensor:
@@ -107,12 +112,12 @@ class UniformPrior(Bijector):
     next level learns, and nothing of it is the level's own.
     """
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
         return x, no_log_det(x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
         return y, no_log_det(y)
 
-    def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+    def log_prob(self, h: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
         """Returns 0 for every example of h [B, H, W, C]: [B], nats."""
         return no_log_det(h)

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, WithLogDet
-from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.bijector import Bijector, WithLogDet, read_by
+from glow_tf.bijectors.mode import PLAIN, Context
 from glow_tf.internals import with_values
 
 Folded = Sequence[tf.Tensor]  # what `Repeatable.fold` returned for one copy
@@ -26,16 +26,22 @@ class Repeatable(Bijector):
 
     All methods have a default. A subclass overrides `fold` and `forward_folded`, both or neither, where this
     saves time, and `reseed` if its weights start at random.
+
+    Attributes:
+      condition_channels: channels of the condition that it reads, which `Stack` brings to the resolution of x
+        for all copies; 0: none.
     """
+
+    condition_channels = 0
 
     def fold(self) -> list[tf.Tensor]:
         """Returns the tensors, of any shape, that replace the weights; by default, the weights themselves."""
         return [v.value for v in all_variables(self)]
 
-    def forward_folded(self, x: tf.Tensor, folded: Folded, condition: Condition = None) -> WithLogDet:
+    def forward_folded(self, x: tf.Tensor, folded: Folded, context: Context = PLAIN) -> WithLogDet:
         """Runs `forward_and_log_det` with what `fold` returned for one copy."""
         with with_weights(self, folded):
-            return self.forward_and_log_det(x, *self.read(condition))
+            return self.forward_and_log_det(x, *read_by(self, context))
 
     def reseed(self, seed: int) -> None:
         """Gives the random weights their starting values of another seed; the base class has none."""

@@ -12,14 +12,12 @@ from glow_tf.bijectors.bijector import (
     PartOutput,
     Shape,
     WithLogDet,
-    WithMap,
-    evenly,
     no_log_det,
     soft_bound,
-    with_slopes,
 )
-from glow_tf.bijectors.condition import Condition, beside
+from glow_tf.bijectors.condition import beside
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
+from glow_tf.bijectors.mode import PLAIN, Context
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.config import GAUSSIANS
 
@@ -39,94 +37,75 @@ class FactorsOut(Bijector):
         """Returns how many of a tensor's channels go on."""
         raise NotImplementedError
 
-    def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithLogDet:
+    def whiten(self, h: tf.Tensor, z: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
         """Returns eps, of the shape of z, and log|det d eps/dz| [B] in nats."""
         raise NotImplementedError
 
-    def colour(self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None) -> WithLogDet:
+    def colour(self, h: tf.Tensor, eps: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
         """Inverts `whiten`: returns z, of the shape of eps, and log|det dz/d eps| [B] in nats."""
         raise NotImplementedError
 
     def colour_bounded(
-        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, condition: Condition = None
+        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, context: Context = PLAIN
     ) -> tf.Tensor:
         """Returns the z of `colour`; a subclass whose map has steps has `bound` change their results."""
-        return self.colour(h, eps, condition)[0]
+        return self.colour(h, eps, context)[0]
 
-    def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> None:
+    def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, context: Context = PLAIN) -> None:
         """Sets what `whiten` learns from the first batch; by default, nothing does."""
 
-    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        self.initialize_in_part(x, condition)
-        return self.forward(x, condition)
+    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+        self.initialize_in_part(x, context)
+        return self.forward_and_log_det(x, context)[0]
 
-    def factor_out(self, x: tf.Tensor, condition: Condition = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def factor_out(self, x: tf.Tensor, context: Context = PLAIN) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns h [B, H, W, kept], eps [B, H, W, C − kept] and log p(z | h) [B] in nats."""
-        h, eps, log_det = self._apart(x, condition)
+        h, eps, log_det = self._apart(x, context)
         return h, eps, standard_normal_log_prob(eps) + log_det
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        h, eps, log_det = self._apart(x, condition)
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+        h, eps, log_det = self._apart(x, context)
         return tf.concat([h, eps], axis=-1), log_det
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.require_built()
-        h, eps = self._cut(y)
-        z, log_det = self.colour(h, eps, condition)
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+        self._require_built()
+        h, eps = self.cut(y)
+        z, log_det = self.colour(h, eps, context)
         return tf.concat([h, z], axis=-1), log_det
 
-    def forward_in_part(self, so_far: PartOutput, condition: Condition = None) -> PartOutput:
-        h, eps, log_prob = self.factor_out(so_far.h, condition)
+    def forward_in_part(self, so_far: PartOutput, context: Context = PLAIN) -> PartOutput:
+        h, eps, log_prob = self.factor_out(so_far.h, context)
         latents, latents_log_prob = (*so_far.latents, eps), so_far.latents_log_prob + log_prob
         return so_far._replace(h=h, latents=latents, latents_log_prob=latents_log_prob)
 
     def inverse_in_part(
-        self, h: tf.Tensor, latents: Latents, bound: Bound, condition: Condition = None
+        self, h: tf.Tensor, latents: Latents, bound: Bound, context: Context = PLAIN
     ) -> tuple[tf.Tensor, Latents]:
-        self.require_built()
-        z = self.colour_bounded(h, latents[-1], bound, condition)
+        self._require_built()
+        z = self.colour_bounded(h, latents[-1], bound, context)
         return bound(tf.concat([h, z], axis=-1)), latents[:-1]
 
-    def initialize_in_part(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        self.ensure_built(x)
-        h, z = self._cut(x)
-        self.initialize_whitening(h, z, condition)
+    def initialize_in_part(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+        self._ensure_built(x)
+        h, z = self.cut(x)
+        self.initialize_whitening(h, z, context)
         return h
 
-    @property
-    def fixed_in_part(self) -> bool:
-        return True  # the kept channels stay as they are
-
     def pass_on(self, x: tf.Tensor) -> tf.Tensor:
-        return self._cut(x)[0]
+        return self.cut(x)[0]
 
-    def shapes_in_part(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
+    def shapes(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
         *others, channels = input_shape
         kept = self.kept_of(channels)
         return (*others, kept), ((*others, channels - kept),)
 
-    def whiten_with_map(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithMap:
-        """Does what `whiten` does, and returns the log-determinant by place, [B, H, W]."""
-        eps, log_det = self.whiten(h, z, condition)
-        return eps, evenly(log_det, eps)
+    def _apart(self, x: tf.Tensor, context: Context) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        self._ensure_built(x)
+        h, z = self.cut(x)
+        return h, *self.whiten(h, z, context)
 
-    def forward_and_log_det_map(self, x: tf.Tensor, condition: Condition = None) -> WithMap:
-        h, (eps,), log_det = self.places_in_part(x, condition)
-        return tf.concat([h, eps], axis=-1), log_det
-
-    def places_in_part(
-        self, x: tf.Tensor, condition: Condition = None
-    ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
-        h, z = self._cut(x)
-        eps, log_det = self.whiten_with_map(h, z, condition)
-        return h, (eps,), log_det
-
-    def _apart(self, x: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        self.ensure_built(x)
-        h, z = self._cut(x)
-        return h, *self.whiten(h, z, condition)
-
-    def _cut(self, x: tf.Tensor) -> list[tf.Tensor]:
+    def cut(self, x: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the channels that go on, and those that are factored out."""
         kept = self.kept_of(x.shape[-1])
         return tf.split(x, [kept, x.shape[-1] - kept], axis=-1)
 
@@ -171,23 +150,20 @@ class Split(KeepsArguments, FactorsOut):
             self.network.build((*input_shape[:-1], kept + self.condition_channels))
         self.built = True
 
-    def whiten(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithLogDet:
+    def whiten(self, h: tf.Tensor, z: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
         if self.prior == "standard":
             return z, no_log_det(z)
-        mean, log_deviation = self._mean_and_log_deviation(h, condition)
+        mean, log_deviation = self._mean_and_log_deviation(h, context)
         return (z - mean) * tf.exp(-log_deviation), -tf.reduce_sum(log_deviation, axis=[1, 2, 3])
 
-    def whiten_with_map(self, h: tf.Tensor, z: tf.Tensor, condition: Condition = None) -> WithMap:
-        return with_slopes(lambda z: self.whiten(h, z, condition)[0], z)
-
-    def colour(self, h: tf.Tensor, eps: tf.Tensor, condition: Condition = None) -> WithLogDet:
+    def colour(self, h: tf.Tensor, eps: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
         if self.prior == "standard":
             return eps, no_log_det(h)
-        mean, log_deviation = self._mean_and_log_deviation(h, condition)
+        mean, log_deviation = self._mean_and_log_deviation(h, context)
         return eps * tf.exp(log_deviation) + mean, tf.reduce_sum(log_deviation, axis=[1, 2, 3])
 
-    def _mean_and_log_deviation(self, h: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor]:
+    def _mean_and_log_deviation(self, h: tf.Tensor, context: Context) -> tuple[tf.Tensor, tf.Tensor]:
         if self.condition_channels:
-            h = beside(h, condition, self.condition_channels)
-        mean, raw = tf.split(self.network.call(h), 2, axis=-1)
+            h = beside(h, context.condition, self.condition_channels)
+        mean, raw = tf.split(self.network.call(h, context.mode), 2, axis=-1)
         return mean, soft_bound(raw, LOG_DEVIATION_BOUND[self.bounded])

@@ -6,7 +6,6 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, KeepsArguments, Shape, WithLogDet, no_log_det, per_example
-from glow_tf.bijectors.condition import Condition
 
 # Means keep the range of pixels, so that the image of the means is an image like any other. Differences of
 # neighbouring pixels are small; as twice the orthonormal transform has them they are of the order of pixels.
@@ -34,16 +33,16 @@ class Squeeze(Bijector):
             )
         self.built = True
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.ensure_built(x)
+    def forward_and_log_det(self, x: tf.Tensor) -> WithLogDet:
+        self._ensure_built(x)
         return tf.nn.space_to_depth(x, 2), no_log_det(x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
+    def inverse_and_log_det(self, y: tf.Tensor) -> WithLogDet:
         return tf.nn.depth_to_space(y, 2), no_log_det(y)
 
-    def output_shape_of(self, input_shape: Shape) -> Shape:
+    def shapes(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
         batch, height, width, channels = input_shape
-        return batch, height // 2, width // 2, 4 * channels
+        return (batch, height // 2, width // 2, 4 * channels), ()
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -72,8 +71,8 @@ class Haar(KeepsArguments, Squeeze):
         self.orthonormal = orthonormal
         self._mean, self._difference = (1 / 2, 1 / 2) if orthonormal else (MEAN, DIFFERENCE)
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.ensure_built(x)
+    def forward_and_log_det(self, x: tf.Tensor) -> WithLogDet:
+        self._ensure_built(x)
         # The pixels of a square one after another, each with its channels.
         p, q, r, s = tf.split(tf.nn.space_to_depth(x, 2), 4, axis=-1)
         top, bottom, left, right = p + q, r + s, p - q, r - s
@@ -81,7 +80,7 @@ class Haar(KeepsArguments, Squeeze):
         y = tf.concat([self._mean * (top + bottom), *(self._difference * own for own in differences)], -1)
         return y, per_example(tf.constant(self._log_det(x.shape[1:]), x.dtype), x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
+    def inverse_and_log_det(self, y: tf.Tensor) -> WithLogDet:
         mean, across, down, diagonal = tf.split(y, 4, axis=-1)
         across, down, diagonal = (t / (4 * self._difference) for t in (across, down, diagonal))
         mean /= 4 * self._mean

@@ -1,25 +1,16 @@
 """Copies of one bijector, one after another, traced once for all of them."""
 
-import functools
 import types
 from collections.abc import Sequence
-from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import (
-    Bijector,
-    Bound,
-    Latents,
-    Shape,
-    WithLogDet,
-    WithMap,
-)
-from glow_tf.bijectors.condition import Condition, brought_to
+from glow_tf.bijectors.bijector import Bijector, Bound, Latents, Shape, WithLogDet, read_by
+from glow_tf.bijectors.by_place import WithMap, log_det_by_place
+from glow_tf.bijectors.condition import brought_to
+from glow_tf.bijectors.mode import PLAIN, Context, Mode, TracedOnce
 from glow_tf.bijectors.repeatable import Repeatable, all_variables, with_weights
-from glow_tf.bijectors.tracing import TracedOnce
 
 Weights = list[tf.Tensor]
 
@@ -35,8 +26,9 @@ class Stack(Bijector):
     of variables therefore does not grow with depth. Neither does what TensorFlow traces and optimises: inside
     a `tf.function`, the bijector is traced once per direction and run with the weights of each copy in turn.
 
-    With `reversible` set, backpropagation keeps the input of each copy alone, and runs the copy forward once
-    more, which takes about a third more time. The activations of its network are held for one copy at a time.
+    In a mode that says `recompute`, backpropagation keeps the input of each copy alone, and runs the copy
+    forward once more, which takes about a third more time. The activations of its network are held for one
+    copy at a time.
 
     Shapes: [B, H, W, C] → the same.
 
@@ -44,14 +36,13 @@ class Stack(Bijector):
       bijector: the bijector to repeat, not built yet. It must preserve the shape of its input.
       count: number of copies, at least one. Copy k, from 0, starts with the weights of a bijector whose seed
         is `seed + k`.
-      reversible: whether to recompute activations; may be changed until the first tracing.
 
     Raises:
       ValueError: bijector is not a `Repeatable`, or count is not positive.
-    Reference for `reversible`: Chen et al. 2016, https://arxiv.org/abs/1604.06174
+    Reference for `recompute`: Chen et al. 2016, https://arxiv.org/abs/1604.06174
     """
 
-    def __init__(self, bijector: Repeatable, count: int, reversible: bool = False, **kwargs):
+    def __init__(self, bijector: Repeatable, count: int, **kwargs):
         super().__init__(**kwargs)
         if not isinstance(bijector, Repeatable):
             raise ValueError(
@@ -61,15 +52,10 @@ class Stack(Bijector):
         if count < 1:
             raise ValueError(f"Stack needs at least one copy. Received: count={count}")
         self.count = count
-        self.reversible = reversible
         # Keras must not track the bijector: its variables stand for the copies' weights. It does not look
         # into a namespace.
         self._untracked = types.SimpleNamespace(bijector=bijector)
         self._call = TracedOnce()
-
-    @property
-    def condition_channels(self) -> int:
-        return self._untracked.bijector.condition_channels
 
     def build(self, input_shape: Shape) -> None:
         bijector = self._untracked.bijector
@@ -88,111 +74,102 @@ class Stack(Bijector):
             self._stacked.append(weight)
         self.built = True
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.ensure_built(x)
-        run = self._recomputed if self.reversible else functools.partial(self._call, self._forward_one)
-        total, read = 0.0, self._read(x, condition)
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+        self._ensure_built(x)
+        mode, read, total = context.mode, self._read(x, context), 0.0
         for weights in _rows(self._folded(), self.count):
-            x, log_det = run(weights, x, *read)
+            if mode.recompute:
+                x, log_det = self._recomputed(mode, weights, x, *read)
+            else:
+                x, log_det = self._call(self._forward_one, mode, weights, x, *read)
             total += log_det
         return x, total
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        total, read = 0.0, self._read(y, condition)
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+        total, read = 0.0, self._read(y, context)
         for weights in reversed(self._weights()):
-            y, log_det = self._call(self._run_one, "inverse_and_log_det", weights, y, *read)
+            y, log_det = self._call(self._inverse_one, context.mode, weights, y, *read)
             total += log_det
         return y, total
 
     def inverse_in_part(
-        self, h: tf.Tensor, latents: Latents, bound: Bound, condition: Condition = None
+        self, h: tf.Tensor, latents: Latents, bound: Bound, context: Context = PLAIN
     ) -> tuple[tf.Tensor, Latents]:
-        read = self._read(h, condition)
+        read = self._read(h, context)
         for weights in reversed(self._weights()):
-            h = bound(self._call(self._run_one, "inverse_and_log_det", weights, h, *read)[0])
+            h = bound(self._call(self._inverse_one, context.mode, weights, h, *read)[0])
         return h, latents
 
-    def forward_and_log_det_map(self, x: tf.Tensor, condition: Condition = None) -> WithMap:
-        total, read = 0.0, self._read(x, condition)
+    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+        self._ensure_built(x)
+        rows, read = [], self._read(x, context)
         for weights in self._weights():
-            x, log_det = self._call(self._run_one, "forward_and_log_det_map", weights, x, *read)
-            total += log_det
-        return x, total
-
-    @property
-    def copies(self) -> int:
-        return self.count
-
-    def get_weights_by_step(self) -> list[np.ndarray]:
-        """Returns the weights copy by copy, without the axis of the copies."""
-        values = self.get_weights()
-        return [value[k] for k in range(self.count) for value in values]
-
-    def set_weights_by_step(self, weights: Sequence[np.ndarray]) -> None:
-        own = len(self.weights)
-        self.set_weights([np.stack(weights[i::own]) for i in range(own)])
-
-    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        self.ensure_built(x)
-        rows, read = [], self._read(x, condition)
-        for weights in self._weights():
-            x, own = self._call(self._initialize_one, weights, x, *read)
+            x, own = self._initialize_one(context.mode, weights, x, *read)
             rows.append(own)
         for weight, values in zip(self._stacked, zip(*rows, strict=True), strict=True):
             weight.assign(tf.stack(values))
         return x
 
     def _weights(self) -> list[Weights]:
-        self.require_built()
+        self._require_built()
         return _rows([weight.value for weight in self._stacked], self.count)
 
     def _folded(self) -> Weights:
         """Returns the folded weights of all copies, stacked along the first axis."""
-        self.require_built()
+        self._require_built()
         bijector = self._untracked.bijector
         with with_weights(bijector, [tf.convert_to_tensor(weight) for weight in self._stacked]):
             return bijector.fold()
 
-    def _read(self, x: tf.Tensor, condition: Condition) -> list[tf.Tensor]:
+    def _read(self, x: tf.Tensor, context: Context) -> list[tf.Tensor]:
         """Returns what every copy reads: nothing, or one tensor at the resolution of x."""
-        return [brought_to(own, x, self.condition_channels) for own in self.read(condition)]
+        channels = self._untracked.bijector.condition_channels
+        return [brought_to(context.condition, x, channels)] if channels else []
 
-    def _recomputed(self, folded: Weights, x: tf.Tensor, *read: tf.Tensor) -> WithLogDet:
+    def _recomputed(self, mode: Mode, folded: Weights, x: tf.Tensor, *read: tf.Tensor) -> WithLogDet:
         """Runs one copy forward; backpropagation keeps its input alone, and runs it once more."""
         # `tf.recompute_grad` does the same with more memory, and takes twice as long to trace.
         floating = [tensor for tensor in folded if tensor.dtype.is_floating]
 
         @tf.custom_gradient
         def run(x, *sources):
-            results = self._call(self._forward_one, folded, x, *read)
-            return results, lambda *gradients: self._call(self._gradients_one, folded, gradients, x, *read)
+            def gradients(*gradients):
+                return self._call(self._gradients_one, mode, folded, gradients, x, *read)
+
+            return self._call(self._forward_one, mode, folded, x, *read), gradients
 
         return run(x, *read, *floating)
 
-    def _initialize_one(self, weights: Weights, x: tf.Tensor, *read: tf.Tensor) -> tuple[tf.Tensor, Weights]:
+    def _initialize_one(
+        self, mode: Mode, weights: Weights, x: tf.Tensor, *read: tf.Tensor
+    ) -> tuple[tf.Tensor, Weights]:
         bijector = self._untracked.bijector
         with with_weights(bijector, weights) as scope:
-            y = bijector.initialize(x, *read)
+            y = bijector.initialize(x, *read_by(bijector, Context(*read, mode=mode)))
         return y, [tf.convert_to_tensor(scope.get_current_value(v)) for v in all_variables(bijector)]
 
-    def _forward_one(self, folded: Weights, x: tf.Tensor, *read: tf.Tensor) -> WithLogDet:
-        return self._untracked.bijector.forward_folded(x, folded, *read)
+    def _forward_one(self, mode: Mode, folded: Weights, x: tf.Tensor, *read: tf.Tensor) -> WithLogDet:
+        return self._untracked.bijector.forward_folded(x, folded, Context(*read, mode=mode))
 
     def _gradients_one(
-        self, folded: Weights, gradients: Sequence[tf.Tensor], x: tf.Tensor, *read: tf.Tensor
+        self, mode: Mode, folded: Weights, gradients: Sequence[tf.Tensor], x: tf.Tensor, *read: tf.Tensor
     ) -> list[tf.Tensor]:
         """Returns gradients with respect to x, to what is read, and to the folded weights of one copy."""
         sources = [x, *read, *(tensor for tensor in folded if tensor.dtype.is_floating)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
-            results = self._forward_one(folded, x, *read)
+            results = self._forward_one(mode, folded, x, *read)
         return tape.gradient(results, sources, gradients, tf.UnconnectedGradients.ZERO)
 
-    def _run_one(self, method: str, weights: Weights, x: tf.Tensor, *read: tf.Tensor) -> Any:
-        """Runs a method of the bijector with the weights of one copy."""
+    def _inverse_one(self, mode: Mode, weights: Weights, y: tf.Tensor, *read: tf.Tensor) -> WithLogDet:
         bijector = self._untracked.bijector
         with with_weights(bijector, weights):
-            return getattr(bijector, method)(x, *read)
+            return bijector.inverse_and_log_det(y, *read_by(bijector, Context(*read, mode=mode)))
+
+    def _places_one(self, mode: Mode, weights: Weights, x: tf.Tensor, *read: tf.Tensor) -> WithMap:
+        bijector = self._untracked.bijector
+        with with_weights(bijector, weights):
+            return log_det_by_place(bijector, x, Context(*read, mode=mode))
 
     def get_config(self) -> dict:
         bijector = self._untracked.bijector
@@ -201,13 +178,21 @@ class Stack(Bijector):
             **super().get_config(),
             "bijector": keras.saving.serialize_keras_object(unbuilt),
             "count": self.count,
-            "reversible": self.reversible,
         }
 
     @classmethod
     def from_config(cls, config: dict) -> "Stack":
         config = dict(config)
         return cls(keras.saving.deserialize_keras_object(config.pop("bijector")), **config)
+
+
+@log_det_by_place.register
+def _(stack: Stack, x: tf.Tensor, context: Context = PLAIN) -> WithMap:
+    total, read = 0.0, stack._read(x, context)
+    for weights in stack._weights():
+        x, log_det = stack._call(stack._places_one, context.mode, weights, x, *read)
+        total += log_det
+    return x, total
 
 
 def _name_of(variable: keras.Variable, bijector: Bijector) -> str:

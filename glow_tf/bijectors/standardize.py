@@ -5,7 +5,6 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet, per_example, pixels_of, set_where
-from glow_tf.bijectors.condition import Condition
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -52,14 +51,14 @@ class Standardize(Bijector):
         """Returns values [B, H, W, C] as float32."""
         return tf.cast(v, self.output_dtype)
 
-    def initialize(self, x: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        self.ensure_built(x)
+    def initialize(self, x: tf.Tensor) -> tf.Tensor:
+        self._ensure_built(x)
         self.adapt(np.asarray(x))
-        return self.forward(x)
+        return self.forward_and_log_det(x)[0]
 
     def adapt(self, values: np.ndarray) -> None:
         """Sets mean and deviation to those of all training values, [N, H, W, C], unless they are set."""
-        self.require_built()
+        self._require_built()
         mean, deviation = moments(values)
         new = self.initialized.value < 1
         # Of a constant channel rounding may leave something.
@@ -68,12 +67,12 @@ class Standardize(Bijector):
         set_where(new, self.deviation, deviation)
         self.initialized.assign(1)
 
-    def forward_and_log_det(self, x: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.ensure_built(x)
+    def forward_and_log_det(self, x: tf.Tensor) -> WithLogDet:
+        self._ensure_built(x)
         return (x - self.mean.value) / self.deviation.value, per_example(self._log_det(x), x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, condition: Condition = None) -> WithLogDet:
-        self.require_built()
+    def inverse_and_log_det(self, y: tf.Tensor) -> WithLogDet:
+        self._require_built()
         return y * self.deviation.value + self.mean.value, per_example(-self._log_det(y), y)
 
     def _log_det(self, x: tf.Tensor) -> tf.Tensor:

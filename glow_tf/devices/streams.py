@@ -8,7 +8,6 @@ import platform
 
 import tensorflow as tf
 
-from glow_tf.bijectors.pieces import set_number_of_streams
 from glow_tf.core.machine import usable_cores
 
 SMALLEST_PIECE = 2  # images; the smallest for which streams were measured, and they pay
@@ -48,11 +47,11 @@ def use_streams(batch_size: int, count: int = 0) -> int:
     if count < 2 or tf.config.list_physical_devices("GPU"):
         return 1
     try:
-        tf.config.threading.set_intra_op_parallelism_threads(max(cores // count, 1))
-        tf.config.threading.set_inter_op_parallelism_threads(max(cores, count))
+        within = max(cores // count, 1)
+        tf.config.threading.set_intra_op_parallelism_threads(within)
+        tf.config.threading.set_inter_op_parallelism_threads(count * within)  # see `mode_of_process`
     except RuntimeError:
         return 1
-    set_number_of_streams(count)
     return count
 
 

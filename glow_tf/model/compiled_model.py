@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from glow_tf.architectures.partition import FLOAT_BYTES
 from glow_tf.bijectors.condition import Array, Condition
+from glow_tf.bijectors.mode import PLAIN, Mode
+from glow_tf.bijectors.pieces import mode_of_process
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.machine import check_memory
 from glow_tf.model.conditions import check_one_for_each, num_of_request
@@ -41,11 +43,10 @@ class CompiledModel(Flow):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._endpoints = Endpoints(self).with_signatures()
         self._compiled = {
             # A partial for each model: of one method TensorFlow counts all traces, and warns of many.
             name: tf.function(functools.partial(function), input_signature=signature, autograph=False)
-            for name, (function, signature) in self._endpoints.items()
+            for name, (function, signature) in self.endpoints(mode_of_process()).items()
         }
 
     @property
@@ -151,7 +152,7 @@ class CompiledModel(Flow):
 
     def call(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Computes `log_prob` with seed 0 when the model is called: uint8 [B, H, W, C] → [B], nats."""
-        return Endpoints(self).log_prob(images, 0, condition)
+        return Endpoints(self, mode_of_process()).log_prob(images, 0, condition)
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         if not self.loss:
@@ -167,9 +168,9 @@ class CompiledModel(Flow):
         """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
         return self._call("sample_dequantized", condition, num=num, temperature=temperature, seed=seed)
 
-    def endpoints(self) -> dict[str, Endpoint]:
+    def endpoints(self, mode: Mode = PLAIN.mode) -> dict[str, Endpoint]:
         """Returns the functions that users call, by name: each uncompiled function with its signature."""
-        return dict(self._endpoints)
+        return Endpoints(self, mode).with_signatures()
 
 
 def require_pictures(what: str, model: CompiledModel) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import tensorflow as tf
 
 from glow_tf.bijectors import likelihood
+from glow_tf.bijectors.bijector import WithLogDet
 from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.mode import Mode, TracedOnce
 from glow_tf.bijectors.pieces import filled_if_empty, in_streams
-from glow_tf.bijectors.tracing import TracedOnce, full_precision
 from glow_tf.model.conditions import specs_of_condition
 from glow_tf.model.flow import Flow
 
@@ -42,11 +43,13 @@ class Endpoints:
     """The functions of a model, uncompiled; `Glow`'s methods of the same names describe them.
 
     A model that is given something takes it as the last argument of every function, `condition`. Images are
-    described as uint8; they have the type of the model's data.
+    described as uint8; they have the type of the model's data. They run in a mode; what `encode` and `decode`
+    do must be undone by the other, so they compute in full precision.
     """
 
-    def __init__(self, glow: Flow):
-        self.glow = glow
+    def __init__(self, glow: Flow, mode: Mode):
+        self.glow, self._mode = glow, mode
+        self._exactly = mode._replace(full_precision=True)
         # Most functions run the flow forwards or backwards: both are traced once for all of them.
         self._once = TracedOnce(kept_whole=False)
 
@@ -98,14 +101,12 @@ class Endpoints:
 
     def encode(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Whitens images at the middle of their bins: uint8 [B, H, W, C] → [B, D]."""
-        with full_precision():
-            v = self.glow.dequantized(images, noise=0.5)
-            return self._of_any_number(self.glow.forward_and_log_det, v, _one_for_each(v, condition))[0]
+        v = self.glow.dequantized(images, noise=0.5)
+        return self._of_any_number(self._whitened, self._exactly, v, _one_for_each(v, condition))[0]
 
     def decode(self, eps: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Inverts `encode`: [B, D] → uint8 [B, H, W, C]."""
-        with full_precision():
-            return self.glow.dequantize.to_output(self._dequantized(eps, condition)[0])
+        return self.glow.dequantize.to_output(self._dequantized(eps, condition, self._exactly)[0])
 
     def log_prob(self, images: tf.Tensor, seed: tf.Tensor | int, condition: Condition = None) -> tf.Tensor:
         """Scores images at one noise draw: uint8 [B, H, W, C] → [B], nats."""
@@ -132,7 +133,8 @@ class Endpoints:
         eps = tf.map_fn(lambda seed: self._latents(seed, []), seeds, fn_output_signature=dtype)
         eps = tf.ensure_shape(eps, [None, math.prod(self.glow.image_shape)])
         own = tf.cast(_one_for_each(seeds, temperatures), dtype)
-        return self.glow.dequantize.to_output(self._dequantized(own[:, tf.newaxis] * eps, condition)[0])
+        v, _ = self._dequantized(own[:, tf.newaxis] * eps, condition, self._mode)
+        return self.glow.dequantize.to_output(v)
 
     def log_prob_each(self, images: tf.Tensor, seeds: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         """Scores each image at the noise draw of its own seed: uint8 [B, H, W, C], [B] → [B], nats."""
@@ -146,31 +148,36 @@ class Endpoints:
         return self._scored(tf.ensure_shape(v, [None, *self.glow.image_shape]), condition)
 
     def _scored(self, v: tf.Tensor, condition: Condition) -> tf.Tensor:
-        return self._of_any_number(self.glow.dequantized_log_prob, v, _one_for_each(v, condition))
+        return self._of_any_number(self._log_prob, self._mode, v, _one_for_each(v, condition))
 
     def _drawn(
         self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, condition: Condition
     ) -> tuple[tf.Tensor, tf.Tensor]:
         eps = self._latents(seed, [num])
-        return self._dequantized(tf.cast(temperature, eps.dtype) * eps, condition)
+        return self._dequantized(tf.cast(temperature, eps.dtype) * eps, condition, self._mode)
 
     def _latents(self, seed: tf.Tensor, batch: list) -> tf.Tensor:
         shape = [*batch, math.prod(self.glow.image_shape)]
         return tf.random.stateless_normal(shape, seed=[seed, 1], dtype=self.glow.compute_dtype)
 
-    def _dequantized(self, eps: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor]:
+    def _dequantized(self, eps: tf.Tensor, condition: Condition, mode: Mode) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns [B, H, W, C], and whether activations were clipped on the way, bool [B]."""
+        return self._of_any_number(self._inverse, mode, eps, _one_for_each(eps, condition))
 
-        def inverse(own: tf.Tensor, given: Condition) -> tuple[tf.Tensor, tf.Tensor]:
-            limit = ActivationLimit()
-            return self.glow.inverse(own, limit, given), limit.reached
+    def _inverse(self, mode: Mode, eps: tf.Tensor, condition: Condition) -> tuple[tf.Tensor, tf.Tensor]:
+        limit = ActivationLimit()
+        return self.glow.inverse(eps, limit, condition, mode=mode), limit.reached
 
-        return self._of_any_number(inverse, eps, _one_for_each(eps, condition))
+    def _whitened(self, mode: Mode, v: tf.Tensor, condition: Condition) -> WithLogDet:
+        return self.glow.forward_and_log_det(v, condition, mode)
 
-    def _of_any_number(self, function: Callable[..., Any], *batches: Any) -> Any:
+    def _log_prob(self, mode: Mode, v: tf.Tensor, condition: Condition) -> tf.Tensor:
+        return self.glow.dequantized_log_prob(v, condition, mode)
+
+    def _of_any_number(self, function: Callable[..., Any], mode: Mode, *batches: Any) -> Any:
         """As `in_streams`; the batches may be empty."""
         size = tf.shape(batches[0])[0]
-        results = in_streams(functools.partial(self._once, function), *filled_if_empty(*batches))
+        results = in_streams(functools.partial(self._once, function), mode, *filled_if_empty(*batches))
         return tf.nest.map_structure(lambda result: result[:size], results)
 
     def _checked(self, v: tf.Tensor, limited: tf.Tensor) -> dict[str, tf.Tensor]:

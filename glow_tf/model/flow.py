@@ -14,6 +14,7 @@ from glow_tf.architectures.partition import model_bytes, part_layouts
 from glow_tf.bijectors import Bijector
 from glow_tf.bijectors.bijector import WithLogDet
 from glow_tf.bijectors.condition import Array, Condition
+from glow_tf.bijectors.mode import PLAIN, Mode
 from glow_tf.config import ModelConfig
 from glow_tf.core.machine import check_memory
 from glow_tf.model.conditions import checked_condition
@@ -30,7 +31,11 @@ def is_initialized(layer: keras.Layer) -> bool:
 
 
 class FlowOfParts(DensityModel):
-    """What a flow is made of: its parts, their devices and weights; see `Flow`."""
+    """What a flow is made of: its parts, their devices and weights; see `Flow`.
+
+    Attributes:
+      fixed_parts: of each part, whether its output depends on none of its weights.
+    """
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class FlowOfParts(DensityModel):
         check_memory(needed, "the model's weights", "take a smaller width or fewer flow_steps")
         policy = checked_policy(self.dtype_policy)
         self.dequantize = entrance_of(config, policy)
+        self.fixed_parts = tuple(layout.fixed for layout in layouts)
         self.parts = []
         for k, layout in enumerate(layouts):
             settings = {"last": k + 1 == len(layouts), "dtype": policy, "name": f"part_{k + 1}"}
@@ -181,53 +187,59 @@ class Flow(FlowOfParts):
         given = self.checked_condition(condition)
         return Passage(*self.dequantize.forward_and_log_det(v), condition=given)
 
-    def through_part(self, k: int, passage: Passage) -> tuple[Passage, PartView]:
+    def through_part(self, k: int, passage: Passage, mode: Mode = PLAIN.mode) -> tuple[Passage, PartView]:
         """Runs part k (from 0) on a passage: returns what goes on, and what the part saw and made."""
         h, log_likelihood, truncated, condition = passage
         with self.on_device_of(k):
-            given = self.parts[k].read(condition)
-            output = self.parts[k].call(h, given)
-            nll = self.parts[k].truncated_nll(output, given)
+            context = self.parts[k].read(condition, mode)
+            output = self.parts[k].call(h, context)
+            nll = self.parts[k].truncated_nll(output, context)
             truncated = (*truncated, nll - log_likelihood)
             log_likelihood += output.log_likelihood_term
         after = Passage(output.h, log_likelihood, truncated, condition)
-        return after, PartView(h, *output, condition, given, nll)
+        return after, PartView(h, *output, condition, context.condition, nll)
 
     def past_part(self, k: int, passage: Passage) -> Passage:
-        """Takes a passage past part k (from 0), which must be `Part.fixed`, without its likelihood."""
+        """Takes a passage past part k (from 0), which must be fixed, without its likelihood."""
         with self.on_device_of(k):
             h = self.parts[k].pass_on(passage.h)
             nothing = math.nan * tf.ones_like(passage.log_likelihood)
         return passage._replace(h=h, truncated_nlls=(*passage.truncated_nlls, nothing))
 
-    def through_parts(self, passage: Passage, start: int = 0, stop: int | None = None) -> Passage:
+    def through_parts(
+        self, passage: Passage, start: int = 0, stop: int | None = None, mode: Mode = PLAIN.mode
+    ) -> Passage:
         """Runs the parts from `start` (from 0) up to `stop` (not included; None: all) on a passage."""
         for k in range(len(self.parts))[start:stop]:
-            passage, _ = self.through_part(k, passage)
+            passage, _ = self.through_part(k, passage, mode)
         return passage
 
-    def forward_and_log_det(self, v: tf.Tensor, condition: Condition = None) -> WithLogDet:
+    def forward_and_log_det(
+        self, v: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN.mode
+    ) -> WithLogDet:
         """Whitens dequantised values: v [B, H, W, C] → eps [B, D], log|det d eps/d v| [B] nats.
 
         The condition is what the model is given with each image.
         """
-        (h, log_det, *_, condition), given = self._entering(v, condition), None
+        (h, log_det, *_, condition), context = self._entering(v, condition), PLAIN
         latents = []
         for k, part in enumerate(self.parts):
             with self.on_device_of(k):
-                given = part.read(condition)
-                output = part.call(h, given)
+                context = part.read(condition, mode)
+                output = part.call(h, context)
             log_det += output.log_det_of_all
             latents += output.latents
             h = output.h
-        top, whitening = self.parts[-1].prior.forward_and_log_det(h, given)
+        top, whitening = self.parts[-1].prior.forward_and_log_det(h, context)
         eps = [tf.reshape(z, [-1, math.prod(z.shape[1:])]) for z in (*latents, top)]
         return tf.concat(eps, axis=1), log_det + whitening
 
-    def inverse_and_log_det(self, eps: tf.Tensor, condition: Condition = None) -> WithLogDet:
+    def inverse_and_log_det(
+        self, eps: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN.mode
+    ) -> WithLogDet:
         """Inverts `forward_and_log_det`: eps [B, D] → v [B, H, W, C], log|det d v/d eps| [B] nats."""
-        v = self.inverse(eps, condition=condition)
-        return v, -self.forward_and_log_det(v, condition)[1]
+        v = self.inverse(eps, condition=condition, mode=mode)
+        return v, -self.forward_and_log_det(v, condition, mode)[1]
 
     def inverse(
         self,
@@ -235,6 +247,7 @@ class Flow(FlowOfParts):
         bound: Callable[[tf.Tensor], tf.Tensor] | None = None,
         condition: Condition = None,
         stop: int = 0,
+        mode: Mode = PLAIN.mode,
     ) -> tf.Tensor:
         """Inverts `forward_and_log_det`, whose other arguments it has: eps [B, D] → v [B, H, W, C].
 
@@ -248,14 +261,14 @@ class Flow(FlowOfParts):
         pieces = tf.split(eps, [math.prod(shape) for shape in shapes], axis=1)
         latents = [tf.reshape(z, [-1, *s]) for z, s in zip(pieces, shapes, strict=True)]
         last = self.parts[-1]
-        h = last.prior.inverse(latents.pop(), last.read(condition))
+        h, _ = last.prior.inverse_and_log_det(latents.pop(), last.read(condition, mode))
         for k, part in reversed(list(enumerate(self.parts))[stop:]):
             own = [latents.pop() for _ in part.latent_shapes]
             with self.on_device_of(k):
-                h = part.inverse(h, own[::-1], bound or tf.identity, part.read(condition))
+                h = part.inverse(h, own[::-1], bound or tf.identity, part.read(condition, mode))
             if bound and k:
                 h = self.within_range(h)
-        return self.dequantize.inverse(h)
+        return self.dequantize.inverse_and_log_det(h)[0]
 
     def within_range(self, h: tf.Tensor) -> tf.Tensor:
         """Clips the image of a level, [B, H, W, C], to where means of pixels can be; else h stays as it is.
@@ -265,6 +278,8 @@ class Flow(FlowOfParts):
         has_range = self.config.design.images_between_parts and self.config.data == "bytes"
         return tf.clip_by_value(h, -0.5, 0.5) if has_range else h
 
-    def dequantized_log_prob(self, v: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+    def dequantized_log_prob(
+        self, v: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN.mode
+    ) -> tf.Tensor:
         """Returns the exact log-density of v [B, H, W, C], given a condition, if any: [B], nats."""
-        return -self.through_parts(self._entering(v, condition)).truncated_nlls[-1]
+        return -self.through_parts(self._entering(v, condition), mode=mode).truncated_nlls[-1]

@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.architectures.partition import PartLayout
-from glow_tf.bijectors import Bijector, ConditionNetwork, GaussianPrior, UniformPrior
-from glow_tf.bijectors.bijector import Bound, Latents, PartOutput
+from glow_tf.bijectors import Bijector, ConditionNetwork, GaussianPrior, Stack, UniformPrior
+from glow_tf.bijectors.bijector import Bound, Latents, PartOutput, read_by
 from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.mode import PLAIN, Context, Mode
 from glow_tf.config import ModelConfig
 from glow_tf.model.part_layers import condition_network_of
 
@@ -81,7 +82,7 @@ class Part(keras.Model):
         for bijector in self.bijectors:
             if not bijector.built:  # Keras has already built one that it loaded
                 bijector.build(shape)
-            shape, latent_shapes = bijector.shapes_in_part(shape)
+            shape, latent_shapes = bijector.shapes(shape)
             self.latent_shapes += [latent_shape[1:] for latent_shape in latent_shapes]
         if not self.prior.built:
             self.prior.build(shape)
@@ -93,21 +94,22 @@ class Part(keras.Model):
         """The shape of h_k, what goes on to the next part, (None, H, W, C), as Keras's summaries show it."""
         return (None, *self.output_event_shape)
 
-    def read(self, condition: Condition) -> Condition:
-        """Returns what the part's bijectors read of a condition: what its network makes of it."""
+    def read(self, condition: Condition, mode: Mode = PLAIN.mode) -> Context:
+        """Returns what the bijectors are handed: what the network makes of a condition, and the mode."""
         if condition is None or self.condition_network is None:
-            return condition
-        return self.condition_network(condition)
+            return Context(condition, mode)
+        takes_mode = isinstance(self.condition_network, ConditionNetwork)  # one's own does not
+        return Context(self.condition_network(condition, **({"mode": mode} if takes_mode else {})), mode)
 
-    def call(self, h: tf.Tensor, given: Condition = None) -> PartOutput:
-        """Runs the part forward: [B, H, W, C] → `PartOutput`; `given` is what `read` returned."""
+    def call(self, h: tf.Tensor, context: Context = PLAIN) -> PartOutput:
+        """Runs the part forward: [B, H, W, C] → `PartOutput`; the context is what `read` returned."""
         output = PartOutput.start(h)
         for bijector in self.bijectors:
-            output = bijector.forward_in_part(output, *bijector.read(given))
+            output = bijector.forward_in_part(output, *read_by(bijector, context))
         return output
 
     def inverse(
-        self, h: tf.Tensor, latents: Latents, bound: Bound = tf.identity, given: Condition = None
+        self, h: tf.Tensor, latents: Latents, bound: Bound = tf.identity, context: Context = PLAIN
     ) -> tf.Tensor:
         """Recovers the part's input [B, H', W', C'] from its output and its whitened latents.
 
@@ -116,10 +118,10 @@ class Part(keras.Model):
           latents: the latents that its splits factored out, in forward order.
           bound: changes the output of every inverted bijector, [B, H, W, C]; the default, the exact
             inverse, does not.
-          given: what `read` returned.
+          context: what `read` returned.
         """
         for bijector in reversed(self.bijectors):
-            h, latents = bijector.inverse_in_part(h, latents, bound, *bijector.read(given))
+            h, latents = bijector.inverse_in_part(h, latents, bound, *read_by(bijector, context))
         return h
 
     def initialize(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
@@ -130,44 +132,29 @@ class Part(keras.Model):
         """
         if isinstance(self.condition_network, ConditionNetwork):
             self.condition_network.initialize(condition)
-        given = self.read(condition)
+        context = self.read(condition)
         for bijector in self.bijectors:
-            h = bijector.initialize_in_part(h, *bijector.read(given))
-        self.prior.initialize(h, given)
+            h = bijector.initialize_in_part(h, *read_by(bijector, context))
+        self.prior.initialize(h, context)
         return h
 
-    def log_prob(self, h: tf.Tensor, condition: Condition = None) -> tf.Tensor:
+    def log_prob(self, h: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
         """Returns the log-density of the part's input h [B, H, W, C] under the part and its prior, [B], nats.
 
-        `condition` is what `read` returned.
+        The context is what `read` returned.
         """
-        return -self.truncated_nll(self.call(h, condition), given=condition)
+        return -self.truncated_nll(self.call(h, context), context)
 
-    def truncated_nll(self, output: PartOutput, given: Condition = None) -> tf.Tensor:
+    def truncated_nll(self, output: PartOutput, context: Context = PLAIN) -> tf.Tensor:
         """Returns the truncated negative log-likelihood of the part alone, from what `call` made: [B], nats.
 
         It contains the local prior of h. Only the last part's objective is therefore a term of the whole
         model's likelihood: its prior is the model's top prior.
         """
-        return -(self.prior.log_prob(output.h, given) + output.log_likelihood_term)
-
-    def set_reversible(self, reversible: bool) -> None:
-        """Sets whether backpropagation recomputes the activations of the flow steps; see `Stack`."""
-        for bijector in self.bijectors:
-            bijector.reversible = reversible
-
-    @property
-    def reversible(self) -> bool:
-        """Whether backpropagation recomputes the activations of the flow steps."""
-        return any(bijector.reversible for bijector in self.bijectors)
-
-    @property
-    def fixed(self) -> bool:
-        """Whether the part's output depends on none of its weights."""
-        return all(bijector.fixed_in_part for bijector in self.bijectors)
+        return -(self.prior.log_prob(output.h, context) + output.log_likelihood_term)
 
     def pass_on(self, h: tf.Tensor) -> tf.Tensor:
-        """Returns the output of a part that is `fixed`, and computes nothing else: [B, H, W, C] → h_k."""
+        """Returns the output of a part that is fixed, and computes nothing else: [B, H, W, C] → h_k."""
         for bijector in self.bijectors:
             h = bijector.pass_on(h)
         return h
@@ -204,17 +191,27 @@ def get_weights_by_step(bijectors: Sequence[Bijector]) -> list[np.ndarray]:
 
     The list is the same however the flow steps are distributed over stacks.
     """
-    return [value for bijector in bijectors for value in bijector.get_weights_by_step()]
+    found = []
+    for bijector in bijectors:
+        values, copies = bijector.get_weights(), _copies(bijector)
+        found += values if copies is None else [value[k] for k in range(copies) for value in values]
+    return found
 
 
 def set_weights_by_step(bijectors: Sequence[Bijector], weights: Sequence[np.ndarray]) -> None:
     """Sets the weights of the bijectors to a list from `get_weights_by_step`; ValueError unless it fits."""
     remaining = iter(weights)
     for bijector in bijectors:
-        count = len(bijector.weights) * bijector.copies
-        own = list(itertools.islice(remaining, count))
-        if len(own) < count:
+        count, copies = len(bijector.weights), _copies(bijector)
+        wanted = count * (copies or 1)
+        own = list(itertools.islice(remaining, wanted))
+        if len(own) < wanted:
             raise ValueError(f"weights end before {bijector.name}. Received: {len(weights)} weights")
-        bijector.set_weights_by_step(own)
+        bijector.set_weights(own if copies is None else [np.stack(own[k::count]) for k in range(count)])
     if next(remaining, None) is not None:
         raise ValueError(f"the model has fewer weights than were given. Received: {len(weights)} weights")
+
+
+def _copies(bijector: Bijector) -> int | None:
+    """Returns how many steps a stack holds together; None: it is no stack, and has no axis of copies."""
+    return bijector.count if isinstance(bijector, Stack) else None

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from glow_tf.architectures.schedule import Phase
 from glow_tf.devices.workers import by_each_replica, in_several_processes, sums_over_replicas
-from glow_tf.model.parts import Part
 from glow_tf.training.step.gradients import StepGradients
 from glow_tf.training.step.objective import LocalObjective
 
@@ -59,15 +58,15 @@ class StepMeans:
     of steps that were skipped because they were not finite; the means leave them out, and are NaN if no step
     is left.
 
-    A part whose objective `is_likelihood` is scored only where it is trained on it; a part that is `fixed` is
+    A part whose objective `is_likelihood` is scored only where it is trained on it; a part that is fixed is
     passed over elsewhere.
     """
 
-    def __init__(self, parts: Sequence[Part], objectives: Sequence[LocalObjective]):
+    def __init__(self, fixed_parts: Sequence[bool], objectives: Sequence[LocalObjective]):
         self._only_trained = tuple(objective.is_likelihood for objective in objectives)
-        self._fixed = tuple(part.fixed for part in parts)
+        self._fixed = tuple(fixed_parts)
         kinds = ("local_bpd", "gradient_norm")
-        names = [f"{kind}_{k + 1}" for k in range(len(parts)) for kind in kinds]
+        names = [f"{kind}_{k + 1}" for k in range(len(fixed_parts)) for kind in kinds]
         # Sums in float64: a run of several workers goes on from their total, to all digits that are written.
         means = [MeanIfAny(name, "float64") for name in ("bpd", *names)]
         self._means = {metric.name: metric for metric in means}
@@ -129,8 +128,8 @@ class StepMeans:
 class Logs:
     """What a trainer tells Keras: means of its steps or, within `evaluating`, the result of an evaluation."""
 
-    def __init__(self, parts: Sequence[Part], objectives: Sequence[LocalObjective]):
-        self.means = StepMeans(parts, objectives)
+    def __init__(self, fixed_parts: Sequence[bool], objectives: Sequence[LocalObjective]):
+        self.means = StepMeans(fixed_parts, objectives)
         self.of_evaluation = MeanAndError("bpd")
         self.evaluates = False
 

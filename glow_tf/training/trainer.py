@@ -70,7 +70,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         self.set_phases(phases)
         self.local_objectives = objectives_of(glow, objective)
         self.forward_pass = ForwardPass(glow, self.local_objectives)
-        self.logs = Logs(glow.parts, self.local_objectives)
+        self.logs = Logs(glow.fixed_parts, self.local_objectives)
         self.prefix_caches: dict[Phase, PrefixCache] = {}
         self.finished_epochs = 0  # of the run that `load_trainer` loads
         self.build((None, *glow.image_shape))

@@ -6,15 +6,17 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from glow_tf.architectures.partition import PartLayout, part_layouts
-from glow_tf.bijectors.bijector import PartOutput
+from glow_tf.bijectors.bijector import PartOutput, read_by
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.likelihood import bits_per_dim, nats
-from glow_tf.bijectors.pieces import in_streams
+from glow_tf.bijectors.mode import PLAIN, Mode
+from glow_tf.bijectors.pieces import in_streams, mode_of_process
 from glow_tf.config.choices import NOISES
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.progress import with_progress
@@ -150,9 +152,13 @@ def _terms_of_draws(
 ) -> np.ndarray:
     """Returns the terms of every image with each draw, [draws, terms, N]."""
     uniform = noise == "uniform"
-    own = functools.partial(terms if uniform else _terms_with_variational_noise, glow)
+    own, mode = terms if uniform else _terms_with_variational_noise, mode_of_process()
+
+    def of_batch(mode: Mode, *batch: Any) -> list[tf.Tensor]:
+        return own(glow, *batch, mode=mode)
+
     # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
-    function = tf.function(functools.partial(in_streams, own), autograph=False)
+    function = tf.function(functools.partial(in_streams, of_batch, mode), autograph=False)
     size = min(batch_of(glow.image_shape, BATCH if uniform else VARIATIONAL_BATCH), len(images))
     given = {} if condition is None else {"condition": in_arrays(condition)}
     passes = (
@@ -171,15 +177,15 @@ def _terms_of_draws(
 
 
 def _terms_with_variational_noise(
-    glow: Glow, levels: tf.Tensor, condition: Condition, uniform: tf.Tensor
+    glow: Glow, levels: tf.Tensor, condition: Condition, uniform: tf.Tensor, mode: Mode
 ) -> list[tf.Tensor]:
     """Returns what `terms` does, of levels [B, H, W, C] and noise that uniform noise is made into."""
 
     def log_prob(v: tf.Tensor) -> tf.Tensor:
-        return -nats(tf.add_n(terms(glow, v, condition)), glow.image_shape)
+        return -nats(tf.add_n(terms(glow, v, condition, mode)), glow.image_shape)
 
     noise, log_q = variational_noise(log_prob, levels, tf.cast(uniform, levels.dtype))
-    dequantisation, *others = terms(glow, levels + noise, condition)
+    dequantisation, *others = terms(glow, levels + noise, condition, mode)
     return [dequantisation + bits_per_dim(log_q, glow.image_shape), *others]
 
 
@@ -197,18 +203,18 @@ def _blocks(part: Part, layout: PartLayout) -> list[int]:
     return blocks if len(blocks) == len(part.bijectors) else blocks[:1] * len(part.bijectors)  # of a level
 
 
-def terms(glow: Glow, v: tf.Tensor, condition: Condition = None) -> list[tf.Tensor]:
+def terms(glow: Glow, v: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN.mode) -> list[tf.Tensor]:
     """Returns the terms of minus the log-likelihood of v [B, H, W, C], [B] each, bits per dimension."""
     h, log_det = glow.dequantize.forward_and_log_det(v)
     found = [log_det]
     for part, layout in zip(glow.parts, part_layouts(glow.config), strict=True):
-        given = part.read(condition)
+        context = part.read(condition, mode)
         bijectors = zip(_blocks(part, layout), part.bijectors, strict=True)
         for _, own in itertools.groupby(bijectors, lambda pair: pair[0]):
             output = PartOutput.start(h)
             for _, bijector in own:
-                output = bijector.forward_in_part(output, *bijector.read(given))
+                output = bijector.forward_in_part(output, *read_by(bijector, context))
             found += [output.log_det, output.latents_log_prob]
             h = output.h
-    found[-1] += glow.parts[-1].prior.log_prob(h, given)
+    found[-1] += glow.parts[-1].prior.log_prob(h, context)
     return [bits_per_dim(-term, glow.image_shape) for term in found]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from glow_tf.bijectors.pieces import number_of_streams
-from glow_tf.bijectors.tracing import functions_inlined
+from glow_tf.bijectors.mode import Mode
 from glow_tf.core.durable_files import (
     check_can_be_read_again,
     check_place,
@@ -19,7 +17,6 @@ from glow_tf.core.durable_files import (
 )
 from glow_tf.core.errors import ConfigError, in_one_line, reason_of
 from glow_tf.core.progress import with_progress
-from glow_tf.model.endpoints import Endpoint
 from glow_tf.model.glow import Glow
 from glow_tf.run.files.workdir import SAVED_MODEL
 
@@ -58,10 +55,9 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     """
     path = pathlib.Path(path)
     check_target(path)
-    glow = without_backward_pass(glow)
     functions = {
         name: tf.function(function, input_signature=signature, autograph=False)
-        for name, (function, signature) in endpoints_of(glow).items()
+        for name, (function, signature) in glow.endpoints().items()
         if name != NOT_EXPORTED
     }
     write(_Exported(glow, functions), functions, path)
@@ -76,10 +72,7 @@ def check_target(path: pathlib.Path) -> None:
 def write(module: tf.Module, functions: dict[str, Callable], path: pathlib.Path) -> None:
     """Writes functions of a module as a SavedModel; OSError if that cannot be, and an old folder is kept."""
     try:
-        with (
-            replaced_folder(path, "SavedModel", SAVED_MODEL) as temporary,
-            number_of_streams(1),  # other processes set no threads for several
-        ):
+        with replaced_folder(path, "SavedModel", SAVED_MODEL) as temporary:
             tf.saved_model.save(module, str(temporary), signatures=functions)
     except (OSError, tf.errors.OpError) as error:
         raise OSError(f"the SavedModel {path} could not be written: {reason_of(error)}.") from None
@@ -102,16 +95,6 @@ class _Exported(tf.Module):
             setattr(self, name, function)
 
 
-def endpoints_of(glow: Glow) -> dict[str, Endpoint]:
-    """Returns the model's functions for a file: without the backward pass that a reversible one has."""
-    return without_backward_pass(glow).endpoints()
-
-
-def without_backward_pass(glow: Glow) -> Glow:
-    """Returns a model of the same weights without operations that only training needs."""
-    return glow.recut() if any(part.reversible for part in glow.parts) else glow
-
-
 def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes and returns encode.onnx, decode.onnx and score.onnx; in a clone, `pip install '.[onnx]'` first.
 
@@ -124,7 +107,7 @@ def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
       ConfigError: tf2onnx is not installed, or ONNX has no such operation as the model needs.
       OSError: a file cannot be written.
     """
-    endpoints = endpoints_of(glow)
+    endpoints = glow.endpoints(Mode(inlined=True))
     folder = pathlib.Path(folder)
     contents = {
         folder / f"{name}.onnx": to_onnx(*endpoints[own])
@@ -146,10 +129,8 @@ def to_onnx(function: Callable, signature: Sequence[tf.TensorSpec]) -> bytes:
         raise ConfigError(
             "ONNX needs the package tf2onnx, in a clone: pip install '.[onnx]'. Received: format='onnx'"
         ) from None
-    with number_of_streams(1), functions_inlined():
-        # A partial, so that nothing is traced already, with the functions of stacks kept whole.
-        whole = tf.function(functools.partial(function), input_signature=signature, autograph=False)
-        model, _ = convert.from_function(whole, input_signature=signature, opset=OPSET)
+    whole = tf.function(function, input_signature=signature, autograph=False)
+    model, _ = convert.from_function(whole, input_signature=signature, opset=OPSET)
     try:
         checker.check_model(model)
     except checker.ValidationError as error:

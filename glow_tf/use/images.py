@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from glow_tf.bijectors.flow_split import LARGE, SIDE
+from glow_tf.bijectors.flow_split import LARGE, SIDE, FlowSplit
 from glow_tf.config import FOLDER, DataConfig, check_divisible
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.machine import check_memory
@@ -238,7 +238,7 @@ def check_fits(model: Glow, size: Sequence[int], name: str, gradient: bool = Fal
 def check_needed(glow: Glow, size: Sequence[int], name: str, remedy: str) -> None:
     """Raises ConfigError, with a remedy, unless memory suffices to run a model on images of a size (H, W)."""
     pixels = size[0] * size[1]
-    is_tiled = any(bijector.takes_tiles for bijector in glow.parts[0].bijectors)
+    is_tiled = any(isinstance(b, FlowSplit) and b.takes_tiles for b in glow.parts[0].bijectors)
     at_once = min(pixels, 4 * LARGE * SIDE**2) if is_tiled else pixels
     needed = BYTES * max(glow.config.widths) * at_once + BYTES_BESIDE * pixels
     check_memory(needed, f"what {name} of {'×'.join(map(str, size))} need", remedy)

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from glow_tf.bijectors.mode import Mode
 from glow_tf.bijectors.pieces import filled_if_empty
-from glow_tf.bijectors.tracing import functions_inlined
 from glow_tf.model.conditions import by_name, of_names
 from glow_tf.model.glow import Glow
 
@@ -108,11 +108,10 @@ class _View(tfb.Bijector):
             whole = tf.reshape(own[: tf.shape(flat)[0]], tf.concat([batch, tf.shape(own)[1:]], axis=0))
             return tf.ensure_shape(whole, x.shape[: -len(event)].concatenate(own.shape[1:]))
 
-        with functions_inlined():  # so that XLA can differentiate the view within a loop
-            (filled,) = filled_if_empty(flat)
-            given = None if self._condition is None else tf.nest.map_structure(of_each, self._condition)
-            found = method(filled, condition=given)
-            return [unflattened(own) for own in tf.nest.flatten(found)]
+        (filled,) = filled_if_empty(flat)
+        given = None if self._condition is None else tf.nest.map_structure(of_each, self._condition)
+        mode = Mode(inlined=True)  # so that XLA can differentiate the view within a loop
+        return [unflattened(own) for own in tf.nest.flatten(method(filled, condition=given, mode=mode))]
 
     def _forward(self, x):
         return self.run(self.glow.forward_and_log_det, x, self.data)[0]

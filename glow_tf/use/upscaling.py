@@ -121,7 +121,8 @@ def _drawn(
     condition: Condition,
 ) -> tf.Tensor:
     # The mean of dequantised pixels is half a level above that of levels. A mean may lie between two levels.
-    h = glow.dequantize.forward(tf.cast(small, glow.compute_dtype) / glow.dequantize.bin_width + 0.5)
+    v = tf.cast(small, glow.compute_dtype) / glow.dequantize.bin_width + 0.5
+    h, _ = glow.dequantize.forward_and_log_det(v)
     for level, k in reversed(list(enumerate(parts))):
         with glow.on_device_of(k):
             shape = tf.concat([tf.shape(h)[:-1], [3 * h.shape[-1]]], 0)
@@ -130,4 +131,4 @@ def _drawn(
             part = glow.parts[k]
             h = glow.within_range(h)  # of the images, or of what was drawn last
             h = part.inverse(h, [temperature * eps], ActivationLimit(), part.read(condition))
-    return glow.dequantize.to_output(glow.dequantize.inverse(h))
+    return glow.dequantize.to_output(glow.dequantize.inverse_and_log_det(h)[0])

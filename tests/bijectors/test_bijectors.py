@@ -17,6 +17,7 @@ from glow_tf.bijectors import (
 from glow_tf.bijectors.condition import brought_to
 from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
+from glow_tf.bijectors.mode import Context
 from glow_tf.bijectors.squeeze import squeeze
 
 
@@ -27,9 +28,9 @@ def test_every_byte_survives_dequantisation_with_its_low_bits_cleared(n_bits):
     images = tf.cast(images, tf.uint8)
     kept = images // 2 ** (8 - n_bits) * 2 ** (8 - n_bits)
     for noise in (0.0, 0.5, 0.999):
-        y = layer.forward(layer.levels(images) + noise)
+        y, _ = layer.forward_and_log_det(layer.levels(images) + noise)
         assert -0.5 <= float(tf.reduce_min(y)) <= float(tf.reduce_max(y)) < 0.5
-        np.testing.assert_array_equal(layer.to_output(layer.inverse(y)), kept)
+        np.testing.assert_array_equal(layer.to_output(layer.inverse_and_log_det(y)[0]), kept)
 
 
 def test_to_output_clips_what_lies_outside():
@@ -93,7 +94,7 @@ def test_coupling_scale_is_bounded_at_extreme_network_outputs(scale, output, rng
     layer.network.last.bias.assign(tf.concat([tf.zeros([3]), tf.fill([3], output)], 0))
     y, log_det = layer.forward_and_log_det(x)
     assert (np.abs(log_det) <= 48 * BOUNDS[scale] + 1e-2).all()
-    np.testing.assert_allclose(layer.inverse(y), x, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(layer.inverse_and_log_det(y)[0], x, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("prior", ["learned", "standard"])
@@ -111,8 +112,8 @@ def test_split_scores_its_latent_as_a_conditional_gaussian(prior, rng):
     z = x[..., 3:].numpy()
     density = -0.5 * ((z - mean) / deviation) ** 2 - np.log(deviation) - 0.5 * np.log(2 * np.pi)
     np.testing.assert_allclose(log_prob, density.sum((1, 2, 3)), atol=1e-9)
-    np.testing.assert_allclose(layer.inverse(tf.concat([h, eps], axis=-1)), x, atol=1e-12)
-    np.testing.assert_allclose(log_prob - standard_normal_log_prob(eps), layer.forward_log_det_jacobian(x))
+    np.testing.assert_allclose(layer.inverse_and_log_det(tf.concat([h, eps], axis=-1))[0], x, atol=1e-12)
+    np.testing.assert_allclose(log_prob - standard_normal_log_prob(eps), layer.forward_and_log_det(x)[1])
 
 
 @pytest.mark.parametrize(("own", "other"), [((6, 9), (4, 7)), ((3, 5), (7, 4)), ((28, 28), (24, 20))])
@@ -136,7 +137,7 @@ def test_bounded_features_shifts_and_deviations_stay_small_where_the_input_is_hu
     prior = GaussianPrior("learned", 5, bounded)
     prior.build(huge.shape)
     perturb(prior, 0.3)
-    _, log_deviation = prior.moments(huge, 1e3 * features)
+    _, log_deviation = prior.moments(huge, Context(1e3 * features))
     found = [float(tf.reduce_max(tf.abs(values))) for values in (features, shift, log_deviation)]
     if bounded:
         assert max(f / bound for f, bound in zip(found, (3, 10, 3), strict=True)) <= 1

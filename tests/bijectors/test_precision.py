@@ -1,5 +1,6 @@
 """bfloat16 networks: float32 everywhere else, the same likelihood, exact round trips."""
 
+import functools
 from unittest import mock
 
 import numpy as np
@@ -8,8 +9,8 @@ import tensorflow as tf
 from small import make_flow_step, perturb, small_glow
 
 from glow_tf.bijectors import Stack
+from glow_tf.bijectors.mode import Context, Mode
 from glow_tf.bijectors.networks import CouplingNetwork, convolve
-from glow_tf.bijectors.tracing import for_training, full_precision
 from glow_tf.use.exports import export
 
 MIXED = "mixed_bfloat16"
@@ -31,7 +32,7 @@ def test_only_the_convolutions_of_the_network_are_bfloat16():
     assert {v.dtype for v in step.trainable_variables} == {"float32"}
 
 
-def test_full_precision_overrides_the_policy_while_it_lasts(rng):
+def test_full_precision_overrides_the_policy(rng):
     network = CouplingNetwork(8, 6, dtype=MIXED)
     network.build((None, 4, 4, 3))
     perturb(network)
@@ -39,8 +40,8 @@ def test_full_precision_overrides_the_policy_while_it_lasts(rng):
     exact.build((None, 4, 4, 3))
     exact.set_weights(network.get_weights())
     a = tf.constant(rng.normal(size=(2, 4, 4, 3)), tf.float32)
-    with full_precision():
-        np.testing.assert_array_equal(network.call(a), exact.call(a))
+    exactly = Context(mode=Mode(full_precision=True))
+    np.testing.assert_array_equal(network.call(a, exactly), exact.call(a))
     assert np.abs(network.call(a) - exact.call(a)).max() > 0
     np.testing.assert_allclose(network.call(a), exact.call(a), atol=0.1)
 
@@ -67,20 +68,21 @@ def test_decode_undoes_encode_exactly_through_the_savedmodel_too(small_images, t
     np.testing.assert_array_equal(loaded.log_prob(small_images, 1), glow.log_prob(small_images, 1))
 
 
-@pytest.mark.parametrize("reversible", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_gradients_point_where_those_in_float32_do(rng, reversible):
+@pytest.mark.parametrize("recomputed", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_gradients_point_where_those_in_float32_do(rng, recomputed):
     x = tf.constant(rng.normal(size=(8, 4, 4, 6)), tf.float32)
     flat = []
-    for network_dtype, recompute in ((None, False), (MIXED, reversible)):
-        stack = Stack(make_flow_step(16, network_dtype=network_dtype), 4, reversible=recompute)
+    for network_dtype, recompute in ((None, False), (MIXED, recomputed)):
+        stack = Stack(make_flow_step(16, network_dtype=network_dtype), 4)
+        context = Context(mode=Mode(recompute=recompute))
         stack.build(x.shape)
         perturb(stack, 0.02)
         weights = [v.value for v in stack.trainable_variables]
 
         @tf.function(autograph=False)
-        def gradient(x, stack=stack, weights=weights):
+        def gradient(x, stack=stack, weights=weights, context=context):
             with tf.GradientTape() as tape:
-                y, log_det = stack.forward_and_log_det(x)
+                y, log_det = stack.forward_and_log_det(x, context)
                 loss = tf.reduce_sum(tf.square(y)) / 2 - tf.reduce_sum(log_det)
             return tape.gradient(loss, weights)
 
@@ -109,8 +111,9 @@ def test_a_convolution_has_the_gradients_of_tensorflows_own(size, dtype, rng):
 
     shapes = (3, 5, 4, 7), (size, size, 7, 6), (6,)
     given = [tf.cast(tf.constant(rng.normal(size=shape)), dtype) for shape in shapes]
-    once = tf.function(convolve)  # as stacks are traced: its gradient is that of a function
-    with for_training(), mock.patch("tensorflow.matmul", wraps=tf.matmul) as products:
+    # As stacks are traced: its gradient is that of a function.
+    once = tf.function(functools.partial(convolve, mode=Mode(training=True)))
+    with mock.patch("tensorflow.matmul", wraps=tf.matmul) as products:
         own = found(once)
     assert bool(products.called) == (size == 1)
     theirs = found(lambda x, kernel, bias: tf.nn.conv2d(x, kernel, 1, "SAME") + bias)

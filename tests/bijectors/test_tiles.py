@@ -11,6 +11,7 @@ from glow_tf.core import machine
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
 from glow_tf.use.images import check_fits
+from glow_tf.use.score.places import places_in_part
 
 
 def identity(h):
@@ -36,7 +37,7 @@ def results(layer, x):
     with tf.GradientTape() as tape:
         tape.watch(x)
         h, eps, log_prob = layer.factor_out(x)
-    by_place = layer.places_in_part(x)[2]
+    by_place = places_in_part(layer, x)[2]
     back = layer.inverse_in_part(h, (eps,), identity)[0]
     return [eps, log_prob, by_place, back, tape.gradient(log_prob, x)]
 

@@ -6,10 +6,11 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import eagerly, small_glow
+from small import eagerly, small_glow, threads_for
 
 from glow_tf import PartsTrainer, phases
-from glow_tf.bijectors.pieces import active_streams, in_streams, number_of_streams
+from glow_tf.bijectors.mode import Mode
+from glow_tf.bijectors.pieces import in_streams, mode_of_process
 from glow_tf.core import machine
 from glow_tf.devices.streams import use_streams
 from glow_tf.training.optim.optimizers import FusedAdam
@@ -20,18 +21,17 @@ from glow_tf.training.optim.optimizers import FusedAdam
 def test_shares_are_joined_to_what_the_whole_gives(size, known):
     seen = []
 
-    def function(x, pair):
-        seen.append(x)
+    def function(mode, x, pair):
+        seen.append(mode)
         return {"sum": tf.reduce_sum(x, axis=1) + pair[0]}, pair[1]
 
     x = tf.reshape(tf.range(3.0 * size), [size, 3])
     pair = (tf.range(1.0 * size), tf.range(size))
     signature = [tf.TensorSpec([size if known else None, *t.shape[1:]], t.dtype) for t in (x, *pair)]
-    with number_of_streams(3):
-        compiled = tf.function(lambda x, a, b: in_streams(function, x, (a, b)), signature)
-        result = compiled(x, *pair)
-    assert len(seen) == 3
-    expected = function(x, pair)
+    compiled = tf.function(lambda x, a, b: in_streams(function, Mode(streams=3), x, (a, b)), signature)
+    result = compiled(x, *pair)
+    assert seen == 3 * [Mode()]
+    expected = function(Mode(), x, pair)
     tf.nest.map_structure(np.testing.assert_array_equal, result, expected)
     tf.nest.map_structure(lambda t: t.shape.assert_is_compatible_with([size]), result)
 
@@ -47,7 +47,7 @@ def test_shares_are_joined_to_what_the_whole_gives(size, known):
 )
 def test_training_in_streams_is_training(schedule, reversible, small_images):
     def train(streams):
-        with number_of_streams(streams):
+        with threads_for(streams):
             parts = "1" if schedule == "end_to_end" else "1,1"
             glow = small_glow(dtype="float64", num_blocks=1, flow_steps=parts.count("1"), parts=parts)
             trainer = PartsTrainer(glow, phases(schedule, len(glow.parts), 2, schedule == "alternating"))
@@ -62,7 +62,7 @@ def test_training_in_streams_is_training(schedule, reversible, small_images):
 
 def test_images_are_those_of_one_stream(small_images):
     def results(streams):
-        with number_of_streams(streams), eagerly() if streams == 1 else contextlib.nullcontext():
+        with threads_for(streams), eagerly() if streams == 1 else contextlib.nullcontext():
             glow = small_glow(flow_steps=1, num_blocks=1, parts="1")
             images = tf.constant(small_images[:5])
             eps = glow.encode(images)
@@ -75,7 +75,7 @@ def test_images_are_those_of_one_stream(small_images):
 def test_threads_that_are_running_are_left_alone():
     tf.zeros([]) + 1
     assert use_streams(64, 2) == 1
-    assert active_streams() == 1
+    assert mode_of_process().streams == 1
 
 
 def test_a_container_has_its_share_of_the_machines_cores(tmp_path, monkeypatch):
@@ -92,8 +92,9 @@ def test_each_stream_has_a_core_of_its_own_unless_the_batch_is_small(monkeypatch
     for kind in ("intra", "inter"):
         setter = functools.partial(threads.__setitem__, kind)
         monkeypatch.setattr(tf.config.threading, f"set_{kind}_op_parallelism_threads", setter)
-    with number_of_streams(1):  # which is what it is again afterwards
-        assert (use_streams(3), use_streams(64, 2)) == (1, 2)
-        assert active_streams() == 2
-    own = machine.usable_cores()
-    assert threads == {"intra": max(own // 2, 1), "inter": max(own, 2)}
+        getter = functools.partial(threads.get, kind)
+        monkeypatch.setattr(tf.config.threading, f"get_{kind}_op_parallelism_threads", getter)
+    assert (use_streams(3), use_streams(64, 2)) == (1, 2)
+    assert mode_of_process().streams == 2
+    own = max(machine.usable_cores() // 2, 1)
+    assert threads == {"intra": own, "inter": 2 * own}

@@ -89,9 +89,9 @@ def test_a_head_is_initialised_on_what_its_part_puts_out(small_images, eager):
     assert trainer.initialized
     h = glow.enter(small_images, None, glow.config.seed).h
     (head,) = heads_of(trainer)
-    h = head.bijectors[0].forward(glow.parts[0].call(h).h)  # its squeeze
+    h, _ = head.bijectors[0].forward_and_log_det(glow.parts[0].call(h).h)  # its squeeze
     with copy_of(head.bijectors[1], 0) as step:
-        normed = step.actnorm.forward(h)
+        normed, _ = step.actnorm.forward_and_log_det(h)
     np.testing.assert_allclose(tf.reduce_mean(normed, [0, 1, 2]), np.zeros(h.shape[-1]), atol=1e-4)
     np.testing.assert_allclose(tf.math.reduce_std(normed, [0, 1, 2]), np.ones(h.shape[-1]), atol=1e-2)
 

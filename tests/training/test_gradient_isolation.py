@@ -5,12 +5,11 @@ import collections
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import make_small_images, objectives, small_glow
+from small import make_small_images, objectives, small_glow, threads_for
 
 from glow_tf import PartsTrainer
 from glow_tf.architectures import schedule
 from glow_tf.architectures.schedule import one_part, simultaneous
-from glow_tf.bijectors.pieces import number_of_streams
 from glow_tf.training.optim.optimizers import FusedAdam
 
 PARTS = "across_block:3"
@@ -33,7 +32,8 @@ def make_trainer(phases=(), run_eagerly=False, **changes):
 @pytest.fixture(scope="module")
 def trainer():
     """For tests that change nothing."""
-    return make_trainer()
+    with threads_for(1):  # a run that was the first to start TensorFlow leaves several
+        return make_trainer()
 
 
 @pytest.mark.parametrize("phase", [p for p in PHASES.values() if p.kind == "part"], ids=str)
@@ -123,8 +123,7 @@ def test_parts_after_the_trained_one_are_not_evaluated(phase, last, trainer, sma
 def test_the_step_contains_no_backward_convolutions_but_the_trained_parts(k, trainer, small_images):
     trainer.set_phase(one_part(k))
     batch = (tf.constant(small_images), tf.zeros(small_images.shape))
-    with number_of_streams(1):  # a run that was the first to start TensorFlow leaves several
-        step = tf.function(trainer.train_step, autograph=False).get_concrete_function(batch)
+    step = tf.function(trainer.train_step, autograph=False).get_concrete_function(batch)
     counts = _executed_operations(step.graph.as_graph_def())
     kernels = [v for v in trainer.glow.parts[k].flow_variables if v.name.endswith("kernel")]
     sizes = [v.shape[-3] for v in kernels for _ in range(v.shape[0] if "flow_steps" in v.path else 1)]

@@ -133,17 +133,6 @@ def test_seeds_that_are_not_one_for_each_image_are_refused(exported):
     assert exported[2]["refused"].all()
 
 
-def test_a_model_that_recomputes_its_activations_is_exported_without_doing_so(tmp_path):
-    """Its own backward pass would be in the file."""
-    glow = small_glow(flow_steps=1, num_blocks=1, parts="1")
-    glow.parts[0].set_reversible(True)
-    with only_endpoints("log_prob"):
-        export(glow, tmp_path / "export")
-    images = np.full((2, 8, 8, 1), 3, np.uint8)
-    exported = tf.saved_model.load(tmp_path / "export")
-    np.testing.assert_allclose(exported.log_prob(images, 0), glow.log_prob(images, 0), rtol=1e-5)
-
-
 @pytest.mark.parametrize("size", [1, 37, 256])
 def test_a_server_gets_the_same_scores_in_batches_of_any_size(exported, size):
     glow, images, out, _ = exported

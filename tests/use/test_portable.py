@@ -32,7 +32,6 @@ def make_glow(images, shape):
     rng = np.random.default_rng(1)
     given = {n: rng.normal(size=(64, *s)).astype(np.float32) for n, s in glow.config.condition_shapes.items()}
     glow.initialize(images, condition=of_names(given))
-    glow.parts[0].set_reversible(True)  # as after training with it
     return glow, given
 
 

@@ -9,8 +9,10 @@ import keras
 import tensorflow as tf
 
 from glow_tf.architectures.schedule import Phase
+from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.likelihood import bits_per_dim
-from glow_tf.bijectors.pieces import in_streams
+from glow_tf.bijectors.mode import PLAIN, Mode
+from glow_tf.bijectors.pieces import in_streams, mode_of_process
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
@@ -35,22 +37,22 @@ class ForwardPass:
     def __init__(self, glow: Glow, objectives: Sequence[LocalObjective]):
         self.glow, self.objectives = glow, tuple(objectives)
 
-    def visit(self, k: int, passage: Passage, phase: Phase) -> Visit:
+    def visit(self, k: int, passage: Passage, phase: Phase, mode: Mode = PLAIN.mode) -> Visit:
         """Takes a batch through part k (from 0): alone isolates a cut and chooses a part's loss.
 
         Unless the phase joins the part to the one before, the batch enters it isolated: no gradient crosses
         the cut. The loss of the last part of a group is its local objective (Glow parts, Eq. 3); that of the
         others is their term of the model's negative log-likelihood.
         """
-        if self.glow.parts[k].fixed and not phase.runs_both_ways(k):
+        if self.glow.fixed_parts[k] and not phase.runs_both_ways(k):
             # What goes on depends on no weight, and the part's likelihood is in no loss here.
             return Visit(passage, self.glow.past_part(k, passage), None)
         before, objective = passage if phase.joins(k) else passage.isolated(), self.objectives[k]
-        after, view = self.glow.through_part(k, before)
+        after, view = self.glow.through_part(k, before, mode)
         loss = None
         if phase.minimises_objective_of(k):
             with self.glow.on_device_of(k):
-                loss = objective.losses(view)
+                loss = objective.losses_in(view, mode)
                 if loss.shape.rank != 1:
                     raise ConfigError(
                         "an objective must return a loss for each example, [B]. "
@@ -62,7 +64,9 @@ class ForwardPass:
             loss = -view.log_likelihood_term
         return Visit(before, after, loss)
 
-    def evaluate(self, passage: Passage, phase: Phase, start: int = 0) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def evaluate(
+        self, passage: Passage, phase: Phase, start: int = 0, mode: Mode = PLAIN.mode
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Takes a batch that enters part `start` through the parts up to the phase's last, in streams.
 
         Returns:
@@ -73,16 +77,16 @@ class ForwardPass:
         """
         shape = self.image_shape_of(passage, start)
 
-        def run(*pieces: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        def run(mode: Mode, *pieces: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
             passage, losses = Passage(*pieces), []
             for k in range(start, phase.last + 1):
-                _, passage, loss = self.visit(k, passage, phase)
+                _, passage, loss = self.visit(k, passage, phase, mode)
                 losses.append(loss)
             return bits_per_dim(total_loss(losses), shape), [
                 bits_per_dim(t, shape) for t in passage.truncated_nlls
             ]
 
-        return in_streams(run, *passage)
+        return in_streams(run, mode, *passage)
 
     def bits_of_whole(self, batch: Batch, seed: int) -> tf.Tensor:
         """Returns the bits per dimension of the whole chain for each image of a batch, [B].
@@ -90,7 +94,11 @@ class ForwardPass:
         The seed is of the dequantisation, where the batch has no noise.
         """
         v = self.glow.dequantized(batch["images"], batch.get("noise"), seed)
-        nll = -in_streams(self.glow.dequantized_log_prob, v, batch.get("condition"))
+
+        def log_prob(mode: Mode, v: tf.Tensor, condition: Condition) -> tf.Tensor:
+            return self.glow.dequantized_log_prob(v, condition, mode)
+
+        nll = -in_streams(log_prob, mode_of_process(), v, batch.get("condition"))
         return bits_per_dim(nll, v.shape[1:])
 
     def image_shape_of(self, passage: Passage, start: int) -> tuple[int, int, int]:

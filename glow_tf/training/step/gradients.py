@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors.likelihood import bits_per_dim
-from glow_tf.bijectors.tracing import for_training
+from glow_tf.bijectors.mode import Mode
 from glow_tf.devices.workers import sums_over_replicas
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
@@ -37,7 +37,9 @@ class OneTape:
         self._forward = forward
         self._replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
-    def __call__(self, passage: Passage, phase: Phase, start: int, weight: Weight) -> StepGradients:
+    def __call__(
+        self, passage: Passage, phase: Phase, start: int, weight: Weight, mode: Mode
+    ) -> StepGradients:
         """Returns the gradients of a step.
 
         The batch enters part `start` (from 0): the first, or the one whose frozen prefix was cached. It has
@@ -47,9 +49,9 @@ class OneTape:
         variables = [v.value for group in groups for v in group]
         replicas = self._replicas
         over_replicas = sums_over_replicas if replicas > 1 else list
-        with for_training(), tf.GradientTape(watch_accessed_variables=False) as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            losses, truncated = self._forward.evaluate(passage, phase, start)
+            losses, truncated = self._forward.evaluate(passage, phase, start, mode)
             loss = mean_over_examples(losses, weight)
             if weight is None:
                 scaled = loss / replicas  # the replicas' gradients are summed
@@ -82,7 +84,9 @@ class TapePerPart:
     def __init__(self, forward: ForwardPass):
         self._forward = forward
 
-    def __call__(self, passage: Passage, phase: Phase, start: int, weight: Weight) -> StepGradients:
+    def __call__(
+        self, passage: Passage, phase: Phase, start: int, weight: Weight, mode: Mode
+    ) -> StepGradients:
         """Returns the gradients of a step; see `OneTape`."""
         forward = self._forward
         groups = forward.trained_variables(phase)
@@ -90,7 +94,7 @@ class TapePerPart:
         shape = forward.image_shape_of(passage, start)
         records: dict[int, _Record] = {}
         for k in range(start, phase.last + 1):
-            records[k] = _recorded(forward, k, passage, phase, watched.get(k, []), weight, shape)
+            records[k] = _recorded(forward, k, passage, phase, mode, watched.get(k, []), (weight, shape))
             passage = records[k].after
         gradients = _backward(forward.glow, phase, watched, records)
         truncated = [bits_per_dim(t, shape) for t in passage.truncated_nlls]
@@ -112,16 +116,17 @@ def _recorded(
     k: int,
     passage: Passage,
     phase: Phase,
+    mode: Mode,
     variables: list[tf.Variable],
-    weight: Weight,
-    image_shape: Sequence[int],
+    of_mean: tuple[Weight, Sequence[int]],
 ) -> _Record:
+    weight, image_shape = of_mean
     with forward.glow.on_device_of(k):
         if phase.joins(k):  # the copy on this device: what is handed back is its gradient
             passage = passage._replace(h=tf.identity(passage.h))
-        with for_training(), tf.GradientTape(watch_accessed_variables=False) as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([*variables, passage.h] if phase.joins(k) else variables)
-            visit = forward.visit(k, passage, phase)
+            visit = forward.visit(k, passage, phase, mode)
             loss = visit.loss
             if loss is not None:
                 loss = mean_over_examples(bits_per_dim(loss, image_shape), weight)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from glow_tf.architectures.partition import PartLayout, part_layouts
 from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.mode import Context, Mode
 from glow_tf.bijectors.own_layers import seeded
 from glow_tf.config import ModelConfig
 from glow_tf.core.errors import ConfigError
@@ -54,8 +55,9 @@ class LocalObjective(keras.layers.Layer):
         `given` is what the part reads of what the model is given.
         """
 
-    def set_reversible(self, reversible: bool) -> None:
-        """Sets whether backpropagation recomputes activations; by default it does not."""
+    def losses_in(self, view: PartView, mode: Mode) -> tf.Tensor:
+        """Returns the `losses`; one of the package's own that runs a flow does so in this mode."""
+        return self.losses(view)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None]:
         """Returns the shape of the losses, (B,), for a summary of the trainer."""
@@ -89,14 +91,11 @@ class FlowHead(PriorObjective):
     def build(self, output_shape: Sequence[int | None]) -> None:
         self.flow.build(output_shape)
 
-    def losses(self, view: PartView) -> tf.Tensor:
-        return -(self.flow.log_prob(view.output, view.given) + view.log_likelihood_term)
+    def losses_in(self, view: PartView, mode: Mode) -> tf.Tensor:
+        return -(self.flow.log_prob(view.output, Context(view.given, mode)) + view.log_likelihood_term)
 
     def initialize(self, h: tf.Tensor, given: Condition = None) -> None:
         self.flow.initialize(h, given)
-
-    def set_reversible(self, reversible: bool) -> None:
-        self.flow.set_reversible(reversible)
 
 
 Objectives = type[LocalObjective] | Callable[[], LocalObjective] | Sequence[LocalObjective | None] | None

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from glow_tf.architectures.partition import FLOAT_BYTES, PartLayout
-from glow_tf.bijectors.pieces import in_streams
+from glow_tf.bijectors.mode import Mode
+from glow_tf.bijectors.pieces import in_streams, mode_of_process
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
 from glow_tf.training.feed.batch import Batch, entering
@@ -85,7 +86,11 @@ class PrefixCache:
     def _store_batch(self, batch: Batch) -> None:
         index, entered = batch["index"], entering(self.glow, batch, cache=self.before)
         start = self.part - 1 if self.before else 0
-        passed = in_streams(lambda own: self.glow.through_parts(own, start, self.part), entered)
+
+        def through(mode: Mode, own: Passage) -> Passage:
+            return self.glow.through_parts(own, start, self.part, mode)
+
+        passed = in_streams(through, mode_of_process(), entered)
         passage = passed._replace(condition=None)  # which batches have
         self._kept.map(lambda kept, values: kept.scatter_update(tf.IndexedSlices(values, index)), passage)
 

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.architectures.schedule import Phase, phase_of_epoch
+from glow_tf.bijectors.pieces import mode_of_process
 from glow_tf.devices.strategies import step_function
 from glow_tf.internals import keeping_custom_gradients
 from glow_tf.training.feed import inputs
@@ -40,6 +41,7 @@ class TrainingSteps:
         self._update = Update(forward, optimizers, options.clip_norm, options.rate_scaling)
         self._gradients = TapePerPart(forward) if forward.glow.part_devices else OneTape(forward)
         self._forward, self._optimizers, self._options, self._seed = forward, optimizers, options, seed
+        self._mode = mode_of_process(training=True, recompute=options.reversible)
         self._strategy = tf.distribute.get_strategy()
         self.functions: dict[Phase, Callable] = {}
 
@@ -50,36 +52,22 @@ class TrainingSteps:
 
         Returns the gradients, the norms of each active part's, and whether the step was applied, bool [].
         """
-        self._recompute(self._options.reversible)
         batch = filled_up(self._with_noise(batch, phase))
         passage = entering(self._forward.glow, batch, self._seed, cache)
         start = cache.part if cache else 0
-        step = self._gradients(passage, phase, start, batch.get("weight"))
+        step = self._gradients(passage, phase, start, batch.get("weight"), self._mode)
         norms = self._update.norms(phase, step.gradients)
         finite = self.skips.finite(phase, step, norms)
         self._update(phase, step, norms, finite)
         return step, norms, finite
 
     def function_of(self, step: Callable, *, trains: bool) -> Callable:
-        """Returns what Keras calls with an iterator, to make a step of `fit` or `evaluate`.
-
-        Only a step that trains recomputes activations.
-        """
+        """Returns what Keras calls with an iterator, to make a step of `fit` or `evaluate`."""
         options = self._options
-
-        def step_of(batch: Any) -> Any:
-            self._recompute(False)
-            return step(batch)
-
         how = {"compiled": options.jit_compile, "eager": options.run_eagerly}
         made = self.skips.note if trains else lambda: None
-        run = step_function(self._strategy, step_of, made, steps=options.steps_per_execution, **how)
+        run = step_function(self._strategy, step, made, steps=options.steps_per_execution, **how)
         return keeping_custom_gradients(run, [])
-
-    def _recompute(self, reversible: bool) -> None:
-        """Sets whether what is traced from now on recomputes activations in backpropagation."""
-        for layer in (*self._forward.glow.parts, *self._forward.objectives):
-            layer.set_reversible(reversible)
 
     def _with_noise(self, batch: Batch, phase: Phase) -> Batch:
         """Returns a batch with noise: new noise in every step, where a dataset has images alone."""

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.bijectors.mode import Mode
 from glow_tf.config.choices import EXPORTS
 from glow_tf.core import tensor_files
 from glow_tf.core.durable_files import replaced_folder, write_atomically
@@ -97,22 +98,24 @@ def _model(folder: pathlib.Path, precision: str | None) -> Glow | None:
 
 
 class _Exported(tf.Module):
-    """What the SavedModel holds: one function, of any number of images or of `count`, and all weights."""
+    """What the SavedModel holds: one function, of any number of images, and all weights.
+
+    ONNX needs the function of `count` images.
+    """
 
     def __init__(self, detector: Any, count: int | None = None):
         super().__init__()
         used, self.weights = copy.copy(detector.models_), []
         if used.prior is not None:
-            models = (used.prior, used.tuned)
-            used.prior, used.tuned = map(exports.without_backward_pass, models)
             self.weights += [w.value for glow in (used.prior, used.tuned) for w in glow.weights]
         if used.features is not None:
             self.weights += [w.value for w in used.features.network.weights]
             self.features = used.features.arrays
+        mode = Mode(inlined=count is not None)
         good = np.sort(detector.decision_scores_).astype(np.float32)
 
         def serve(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            kind, places = detector._rule(used.of_batch(*inputs), used.image_shape[:2])
+            kind, places = detector._rule(used.of_batch(*inputs, mode=mode), used.image_shape[:2])
             score = tf.maximum(kind, tf.reduce_max(places, axis=[1, 2]))
             at_least = tf.reduce_sum(tf.cast(good >= score[:, tf.newaxis] - 1e-4, tf.float32), axis=1)
             return {"score": score, "p_value": (1 + at_least) / (1 + len(good)), "map": places}

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.condition import Condition
+from glow_tf.bijectors.mode import PLAIN, Mode
 from glow_tf.config import RunConfig, TrainConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.progress import with_progress
@@ -133,11 +134,13 @@ class Models:
         elif condition is not None:
             raise ConfigError("without a prior nothing is given with images. Received: a condition")
 
-    def of_batch(self, images: tf.Tensor, condition: Condition = None) -> list[tf.Tensor]:
+    def of_batch(
+        self, images: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN.mode
+    ) -> list[tf.Tensor]:
         """Returns for each resolution what is looked at, [B, h, w, F]: see `compared` and `Features`."""
         found = self.features(images) if self.features is not None else []
         if self.prior is not None:
-            maps = (place_maps(own, images, condition) for own in (self.prior, self.tuned))
+            maps = (place_maps(own, images, condition, mode) for own in (self.prior, self.tuned))
             found = compared(*maps) + found
         return found
 
