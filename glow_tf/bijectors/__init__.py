@@ -3,6 +3,7 @@
 from glow_tf.bijectors.actnorm import ActNorm as ActNorm
 from glow_tf.bijectors.bijector import Bijector as Bijector
 from glow_tf.bijectors.chain import Chain as Chain
+from glow_tf.bijectors.checking import check as check
 from glow_tf.bijectors.condition_network import ConditionNetwork as ConditionNetwork
 from glow_tf.bijectors.coupling import Coupling as Coupling
 from glow_tf.bijectors.dequantize import Dequantize as Dequantize

@@ -75,8 +75,7 @@ class Bijector(keras.layers.Layer):
 
     A subclass with weights MUST create them in `build`, which is called before any other method. A subclass
     whose weights depend on data MUST also override `initialize`. A bijector that `Stack` can repeat derives
-    from `Repeatable` instead. The map must be a bijection; `tests/bijectors/test_bijector_contract.py` checks
-    that of every bijector of this package.
+    from `Repeatable` instead. The map must be a bijection; `glow_tf.bijectors.check` checks that.
 
     A bijector may depend on more than x: on what it is *given*, a condition, with another map of x for every
     value of it, or on the mode in which it runs. Then its methods take a `Context` as one more argument.
