@@ -36,9 +36,8 @@ setup(
     # glow_tf/configs is a link to configs.
     package_dir={"": "."},
     package_data={
-        "glow_tf": ["py.typed"],
+        "glow_tf": ["py.typed", "presets/*/*"],
         "glow_tf.core": ["*.html"],
-        "glow_tf.presets": ["*/*"],
         "glow_tf.configs": ["*.cfg"],
     },
     entry_points={"console_scripts": ["glow-tf = glow_tf.commands.cli:main"]},

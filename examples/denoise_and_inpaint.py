@@ -79,7 +79,7 @@ def psnr(images: np.ndarray, truth: np.ndarray) -> float:
 
 def main() -> None:
     """Damages test images, restores them, and prints what is gained."""
-    glow = glow_tf.Glow.from_preset("digits")
+    glow = glow_tf.load("digits")
     truth = data.load(glow_tf.DataConfig("digits")).test[:100]
     noise = np.random.default_rng(0).normal(0, SIGMA, truth.shape)
     noisy = np.clip(np.round(truth + noise), 0, 255).astype(np.uint8)

@@ -50,5 +50,5 @@ if __name__ == "__main__":
     else:  # nothing to score by: the digits preset, exported here
         import glow_tf
 
-        glow_tf.export(glow_tf.Glow.from_preset("digits"), pathlib.Path("glow", "1"))
+        glow_tf.export(glow_tf.load("digits"), pathlib.Path("glow", "1"))
         main(str(pathlib.Path("glow", "1")))

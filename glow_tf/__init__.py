@@ -26,12 +26,13 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "model.glow": ["Glow"],
         "training.step.objective": ["LocalObjective"],
         "training.trainer": ["PartsTrainer"],
+        "store.models": ["load", "save"],
         "use.exports": ["export"],
-        "use.loading": ["load", "load_trainer"],
+        "use.runs": ["load_trainer"],
         "use.score.detector": ["NoveltyDetector"],
         "use.tfp_views": ["as_distribution", "as_tfp_bijector"],
     },
-    packages=["bijectors", "data", "devices", "run", "training", "use"],
+    packages=["bijectors", "data", "devices", "run", "store", "training", "use"],
 )
 
 if TYPE_CHECKING:
@@ -50,11 +51,12 @@ if TYPE_CHECKING:
     from glow_tf.model.parts import Part as Part
     from glow_tf.model.parts import PartOutput as PartOutput
     from glow_tf.model.passage import PartView as PartView
+    from glow_tf.store.models import load as load
+    from glow_tf.store.models import save as save
     from glow_tf.training.step.objective import LocalObjective as LocalObjective
     from glow_tf.training.trainer import PartsTrainer as PartsTrainer
     from glow_tf.use.exports import export as export
-    from glow_tf.use.loading import load as load
-    from glow_tf.use.loading import load_trainer as load_trainer
+    from glow_tf.use.runs import load_trainer as load_trainer
     from glow_tf.use.score.detector import NoveltyDetector as NoveltyDetector
     from glow_tf.use.tfp_views import as_distribution as as_distribution
     from glow_tf.use.tfp_views import as_tfp_bijector as as_tfp_bijector

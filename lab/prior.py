@@ -20,7 +20,7 @@ from absl import flags
 
 import glow_tf
 from glow_tf.commands import cli
-from glow_tf.use import load
+from glow_tf.store import load
 
 SIDE = 8
 
@@ -46,12 +46,12 @@ def main(values: flags.FlagValues) -> None:
     about = {"data": "squares of photographs and drawings at six scales", "seed": run.config.seed}
     about |= {"image_size": "0", "title": values.title, "command": values.command}
     about |= {"limits": values.limits, "licence": values.licence}
-    prior.save_to_preset(values.output, about, weights_dtype="float16")
-    kept = glow_tf.Glow.from_preset(values.output, image_shape=images.shape[1:])
+    glow_tf.save(prior, values.output, about, weights_dtype="float16")
+    kept = glow_tf.load(values.output, image_shape=images.shape[1:])
     bits = kept.bits_per_dim(images, seed=0).numpy()
     about |= {"test_bpd": round(float(bits.mean()), 5), "test_examples": len(images)}
     about |= {"test_bpd_se": round(float(bits.std() / len(images) ** 0.5), 5)}
-    prior.save_to_preset(values.output, about, weights_dtype="float16")
+    glow_tf.save(prior, values.output, about, weights_dtype="float16")
     print(f"{values.output}: {about['test_bpd']:.4f} ± {about['test_bpd_se']:.4f} bits/dim")
 
 

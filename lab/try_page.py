@@ -32,7 +32,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from glow_tf import Glow
+import glow_tf
 from glow_tf.bijectors.by_place import log_det_by_place
 from glow_tf.bijectors.mode import Context, Mode
 from glow_tf.commands import cli
@@ -76,7 +76,7 @@ def main(given: flags.FlagValues) -> None:
 
 def model_files() -> dict[str, bytes]:
     """Returns the graphs and their weights, by the names of the files."""
-    glow = Glow.from_preset(PRESET, image_shape=(2 * LEAST, 2 * LEAST, 3))
+    glow = glow_tf.load(PRESET, image_shape=(2 * LEAST, 2 * LEAST, 3))
     details, coarsest = glow.parts
     channels = glow.image_shape[-1]
     small = (LEAST, LEAST, channels)
@@ -200,7 +200,7 @@ def usual(squares: np.ndarray) -> dict[str, list]:
     Returns:
       `chances`, and for each side of the details the mean squares that such a share of places exceeds.
     """
-    glow = Glow.from_preset(PRESET, image_shape=squares.shape[1:])
+    glow = glow_tf.load(PRESET, image_shape=squares.shape[1:])
     squares_of = tf.function(
         lambda image: {h: own[..., 1] for (h, _), own in place_maps(glow, image).items()}
     )

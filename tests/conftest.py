@@ -58,13 +58,13 @@ def presets_loaded_once(monkeypatch):
     """Commands that run in this process share the presets of the package."""
     from small import preset_once
 
-    from glow_tf import presets, use
-    from glow_tf.run.files.saved import load as load_glow
+    from glow_tf import store
+    from glow_tf.store import load as load_glow
 
     def load(path):
-        return preset_once(str(path)) if str(path) in presets.names() else load_glow(path)
+        return preset_once(str(path)) if str(path) in store.names() else load_glow(path)
 
-    monkeypatch.setattr(use, "load", load, raising=False)
+    monkeypatch.setattr(store, "load", load)
 
 
 @pytest.fixture(scope="session")

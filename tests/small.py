@@ -19,6 +19,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
+import glow_tf
 from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors import Coupling, FlowStep
 from glow_tf.bijectors.repeatable import with_weights
@@ -79,7 +80,7 @@ def only_endpoints(*names: str):
 @functools.cache
 def preset_once(name: str) -> Glow:
     """Loads a preset of the package, once in a process: its functions are then traced once."""
-    return Glow.from_preset(name)
+    return glow_tf.load(name)
 
 
 def make_small_images(rng) -> np.ndarray:

@@ -19,7 +19,7 @@ from glow_tf.core.errors import ConfigError
 from lab import CONFIGS
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PACKAGES = ("bijectors", "data", "devices", "training", "run", "use")
+PACKAGES = ("bijectors", "data", "devices", "training", "store", "run", "use")
 LAB = ["lab.experiment", "lab.report", "lab.benchmarks.train_normflows"]
 NAMED = {"flagfile": parsing.configs_folder(), "study": CONFIGS / "studies"}
 RUNS = re.compile(r"^<!-- runs -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

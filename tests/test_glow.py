@@ -9,8 +9,8 @@ import tensorflow as tf
 from small import small_glow
 
 from glow_tf.core.errors import ConfigError
+from glow_tf.store import load
 from glow_tf.use.latents import decode
-from glow_tf.use.loading import load
 
 
 @pytest.fixture(scope="module")

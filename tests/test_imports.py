@@ -27,11 +27,11 @@ ORDER = [
     ["internals"],
     ["bijectors"],
     ["architectures"],
-    ["presets"],
     ["model"],
     ["data"],
     ["devices"],
     ["training"],
+    ["store"],
     ["run"],
     ["use"],
     ["commands"],
@@ -208,7 +208,7 @@ def test_every_public_name_can_be_imported():
 
     for name in glow_tf.__all__:
         assert getattr(glow_tf, name) is not None
-    packages = {"bijectors", "data", "devices", "run", "training", "use"}
+    packages = {"bijectors", "data", "devices", "run", "store", "training", "use"}
     assert {name for name in dir(glow_tf) if not name.startswith("__")} == {*glow_tf.__all__, *packages}
     assert all(inspect.ismodule(getattr(glow_tf, name)) for name in packages)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):

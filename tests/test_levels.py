@@ -12,7 +12,8 @@ from small import (
     small_levels,
 )
 
-from glow_tf import ConfigError, Glow, ModelConfig, PartsTrainer, export, load
+import glow_tf
+from glow_tf import ConfigError, ModelConfig, PartsTrainer, export, load
 from glow_tf.architectures.schedule import end_to_end, simultaneous
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.run.callbacks import bits_of_levels
@@ -158,12 +159,12 @@ def test_files_and_exports_hold_levels(images, tmp_path):
     glow.initialize(images)
     perturb(glow)
     glow.save(tmp_path / "glow.keras")
-    glow.save_to_preset(tmp_path / "preset")
+    glow_tf.save(glow, tmp_path / "preset")
     with only_endpoints("bits_per_dim", "encode", "decode"):
         export(glow, tmp_path / "export")
     with eagerly():
         expected = glow.bits_per_dim(images)
-        for again in (load(tmp_path / "glow.keras"), Glow.from_preset(tmp_path / "preset")):
+        for again in (load(tmp_path / "glow.keras"), glow_tf.load(tmp_path / "preset")):
             np.testing.assert_array_equal(again.bits_per_dim(images), expected)
     exported = tf.saved_model.load(tmp_path / "export")
     np.testing.assert_allclose(exported.bits_per_dim(images, 0), expected, rtol=1e-6)

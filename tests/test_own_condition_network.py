@@ -175,7 +175,7 @@ def test_presets_and_other_sizes_have_it(tmp_path):
     config = small_glow(**OF_MAPS | {"condition_shape": given}).config
     own = glow_tf.Glow(config, condition_network=OfBoth(3))
     perturb(own)
-    own.save_to_preset(tmp_path / "preset")
+    glow_tf.save(own, tmp_path / "preset")
     some = {"a": GIVEN[:2], "b": np.eye(2, 5, dtype=np.float32)}
     for other in (glow_tf.load(tmp_path / "preset"), own.resized((8, 8, 1))):
         np.testing.assert_allclose(

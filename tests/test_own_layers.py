@@ -11,7 +11,7 @@ import tensorflow as tf
 from small import make_small_images, only_endpoints, perturb, small_config
 
 import glow_tf
-from glow_tf import presets
+from glow_tf import store
 from glow_tf.architectures.partition import part_layouts
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
@@ -88,7 +88,7 @@ def test_a_layer_of_ones_own_trains_inverts_and_is_kept_in_every_file(name, form
 
     trainer.save(tmp_path / "trainer.keras")
     glow.save(tmp_path / "model.keras")
-    glow.save_to_preset(tmp_path / "preset")
+    glow_tf.save(glow, tmp_path / "preset")
     with only_endpoints("log_prob"):
         exports.export(glow, tmp_path / "export")
     files = [glow_tf.load(tmp_path / file) for file in ("trainer.keras", "model.keras", "preset")]
@@ -102,7 +102,7 @@ def test_a_layer_is_loaded_once_it_is_registered_and_named_otherwise(tmp_path, m
     glow = model_of("network", "glow", **ONE)
     glow.initialize(IMAGES)
     glow.save(tmp_path / "model.keras")
-    glow.save_to_preset(tmp_path / "preset")
+    glow_tf.save(glow, tmp_path / "preset")
     refusal = r"import its module first.*own>ConvNeXt"
     for file in ("model.keras", "preset"):
         with monkeypatch.context() as without:  # as in a process that did not import the module
@@ -140,7 +140,7 @@ def test_an_architecture_of_ones_own_is_one_class(tmp_path, eager):
     assert [layout.flow_steps for layout in part_layouts(config)] == [1, 2]
     trained(glow)
     np.testing.assert_array_equal(glow.decode(glow.encode(IMAGES[:8])), IMAGES[:8])
-    glow.save_to_preset(tmp_path / "preset")
+    glow_tf.save(glow, tmp_path / "preset")
     found = glow_tf.load(tmp_path / "preset")
     np.testing.assert_allclose(found.log_prob(IMAGES[:8]), glow.log_prob(IMAGES[:8]), rtol=1e-5)
     with pytest.raises(ConfigError, match=r"parts is for architecture=glow.*Received: parts='1,2'"):
@@ -150,8 +150,10 @@ def test_an_architecture_of_ones_own_is_one_class(tmp_path, eager):
 @pytest.mark.parametrize("setting", ["architecture", "bijectors", "coupling", "coupling_network"])
 def test_a_file_does_not_make_python_import_anything(setting, tmp_path):
     settings = {"image_shape": [8, 8, 1], setting: "this_module_is_not_there:Mine"}
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "model.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=r"import its module first.*Received"):
-        presets.files.model_of_settings(tmp_path / "config.json", settings)
+        store.settings_of(tmp_path)
 
 
 def test_a_run_with_layers_named_by_flags_goes_on_and_loads(tmp_path, monkeypatch, eager):

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants, file_download, hf_api
 
 import glow_tf
-from glow_tf import presets
+from glow_tf import store
 from glow_tf.commands import cli, run_flags
 from glow_tf.core.errors import ConfigError
 
@@ -75,7 +75,7 @@ def serve_at(url, monkeypatch):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    hub = Hub(shutil.copytree(presets.find("digits"), tmp_path / "served"))
+    hub = Hub(shutil.copytree(store.folder_of("digits"), tmp_path / "served"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     serve_at(hub.url, monkeypatch)
     threading.Thread(target=hub.serve_forever, args=(0.02,), daemon=True).start()
@@ -86,8 +86,8 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["hf://me/flow", f"hf://me/flow@{COMMIT}"])
 def test_a_preset_of_the_hub_is_the_one_that_is_served(hub, name):
-    glow = glow_tf.Glow.from_preset(name)
-    for a, b in zip(glow.get_weights(), glow_tf.Glow.from_preset("digits").get_weights(), strict=True):
+    glow = glow_tf.load(name)
+    for a, b in zip(glow.get_weights(), glow_tf.load("digits").get_weights(), strict=True):
         assert (a == b).all()
     assert not any(path.endswith("README.md") for path in hub.asked)
 
@@ -95,24 +95,24 @@ def test_a_preset_of_the_hub_is_the_one_that_is_served(hub, name):
 def test_a_repository_of_the_hub_without_a_preset_is_named(hub):
     (hub.folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"hf://OWNER/NAME.* it has no config\.json and model\.safetensors"):
-        glow_tf.Glow.from_preset("hf://me/flow")
+        glow_tf.load("hf://me/flow")
     for name in ("me/other", "me/flow@", "me", "", "a/b/c", "../.."):
         with pytest.raises(ConfigError, match=rf"hf://OWNER/NAME.* Received: preset='hf://{name}'"):
-            glow_tf.Glow.from_preset(f"hf://{name}")
+            glow_tf.load(f"hf://{name}")
 
 
 def test_a_preset_of_the_hub_that_was_fetched_once_needs_no_network(hub, monkeypatch):
-    first = presets.find("hf://me/flow")
+    first = store.folder_of("hf://me/flow")
     serve_at("http://127.0.0.1:9", monkeypatch)
-    assert presets.find("hf://me/flow") == first
+    assert store.folder_of("hf://me/flow") == first
     with pytest.raises(ConfigError, match=r"within reach\. Received: preset='hf://me/other'"):
-        presets.find("hf://me/other")
+        store.folder_of("hf://me/other")
 
 
 def test_weights_that_are_not_those_of_the_settings_are_refused(hub):
     (hub.folder / "model.safetensors").write_bytes(b"of something else")
     with pytest.raises(ConfigError, match=r"must be a file of safetensors, and whole\. Received"):
-        glow_tf.Glow.from_preset("hf://me/flow")
+        glow_tf.load("hf://me/flow")
 
 
 @pytest.mark.long
@@ -139,5 +139,5 @@ def test_what_is_served_imports_nothing(hub, setting, tmp_path, monkeypatch):
     settings["model"][setting] = "served_code:Mine"
     path.write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match="import its module first"):
-        glow_tf.Glow.from_preset("hf://me/flow")
+        glow_tf.load("hf://me/flow")
     assert "served_code" not in sys.modules

@@ -13,7 +13,7 @@ from small import (
 )
 
 import glow_tf
-from glow_tf import ConfigError, Glow
+from glow_tf import ConfigError
 from glow_tf.architectures import Levels
 from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.commands import cli
@@ -106,12 +106,12 @@ def test_every_form_of_an_odd_model_gives_the_same(own, tmp_path, eager):
     np.testing.assert_array_equal(glow.decode(eps), images)
     assert drawn.shape == (2, 7, 11, 3)
     glow.save(tmp_path / "a.keras")
-    glow.save_to_preset(tmp_path / "preset")
-    for other in (keras.saving.load_model(tmp_path / "a.keras"), Glow.from_preset(tmp_path / "preset")):
+    glow_tf.save(glow, tmp_path / "preset")
+    for other in (keras.saving.load_model(tmp_path / "a.keras"), glow_tf.load(tmp_path / "preset")):
         np.testing.assert_allclose(other.encode(images), eps, atol=1e-4)
         np.testing.assert_array_equal(other.decode(eps), images)
-    own.save_to_preset(tmp_path / "own")
-    sized = Glow.from_preset(tmp_path / "own", image_shape=(7, 11, 3), seed=3)
+    glow_tf.save(own, tmp_path / "own")
+    sized = glow_tf.load(tmp_path / "own", image_shape=(7, 11, 3), seed=3)
     np.testing.assert_allclose(sized.encode(images), eps, atol=1e-4)
 
 
@@ -169,7 +169,7 @@ def test_a_glow_has_other_sizes_that_halve_as_often(eager):
 def mixed(tmp_path, monkeypatch, own):
     """A preset, and a folder of images of two sizes."""
     monkeypatch.chdir(tmp_path)
-    own.save_to_preset("preset", {"image_size": 0})
+    glow_tf.save(own, "preset", {"image_size": 0})
     for name, size in {"a": (7, 9), "b": (8, 8), "c": (7, 9)}.items():
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.fromarray(images_of((*size, 3), 1)[0]).save(f"in/{name}.png")

@@ -26,10 +26,11 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     folder = model_flags.output_folder(values)
-    from glow_tf.use.run_presets import assemble
+    from glow_tf.store import save
+    from glow_tf.use import assemble
 
     found = assemble(values.workdirs)
-    found.glow.save_to_preset(folder, found.about, values.weights_dtype)
+    save(found.glow, folder, found.about, values.weights_dtype)
     for k, source in enumerate(found.sources, start=1):
         print(f"part {k} from {source}")
     print(f"{folder}: glow-tf evaluate --model={folder} --dataset=… says the bits of each part.")

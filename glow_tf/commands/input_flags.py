@@ -34,7 +34,7 @@ def size_of(values: flags.FlagValues) -> tuple[int, int] | None:
 
     Where the flag is empty, it is the `image_size` of the card of a preset that has one.
     """
-    from glow_tf.presets import about
+    from glow_tf.store import about
 
     text = values.image_size or str(about(values.model).get("image_size", ""))
     if not text:

@@ -77,7 +77,7 @@ def define_images(values: flags.FlagValues) -> None:
 
 def model_of(values: flags.FlagValues) -> Glow:
     """Loads the model that --model names."""
-    from glow_tf.use import load
+    from glow_tf.store import load
 
     if not values.model:
         raise ConfigError("model must name a preset, a workdir or a .keras file. Received: model=''")
@@ -263,7 +263,7 @@ def white_of(values: flags.FlagValues) -> int:
 
 def _top(values: flags.FlagValues) -> int:
     """Returns the highest level of the model's data as far as it is known; ConfigError if a preset lies."""
-    from glow_tf.presets import about
+    from glow_tf.store import about
 
     top = about(values.model).get("top", 255)
     if not isinstance(top, int) or not 1 <= top <= 255:

@@ -4,8 +4,8 @@
 
 The folder has config.json, model.safetensors and a card, README.md. The weights are rounded, if
 --weights_dtype says so, and scored on the run's test images as they are kept. The card has this score, the
-run's data, seed and command. `glow_tf.Glow.from_preset`, every command's --model and
-`glow-tf train --init_from` take the folder.
+run's data, seed and command. `glow_tf.load`, every command's --model and `glow-tf train
+--init_from` take the folder.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ import pathlib
 from absl import flags
 
 from glow_tf.commands import model_flags, parsing
-from glow_tf.presets.files import WEIGHTS_DTYPES
+from glow_tf.store.files import WEIGHTS_DTYPES
 
 
 def define(values: flags.FlagValues) -> None:
@@ -32,7 +32,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     folder = model_flags.output_folder(values)
-    from glow_tf.use.run_presets import save_run_to_preset
+    from glow_tf.use import save_run_to_preset
 
     texts = {name: values[name].value for name in ("title", "command", "limits", "licence")}
     about = save_run_to_preset(

@@ -2,18 +2,16 @@
 
 import dataclasses
 import pathlib
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
 from glow_tf import config as configuration
-from glow_tf import presets
+from glow_tf import store
 from glow_tf.architectures.architecture import architecture
 from glow_tf.commands import parsing
 from glow_tf.core.errors import ConfigError
-from glow_tf.core.text_files import parse_json
 from glow_tf.data.named import check_named
 from glow_tf.run import suited
 from glow_tf.run.files import flags_file
@@ -114,32 +112,15 @@ def _of_start(start: str, workdir: pathlib.Path) -> dict[str, Any]:
         before = flags_file.read_config(workdir).to_settings()
         return {name: before[name] for name in (*names, "init_from", "image_size")}
     try:
-        model = _model_of(start)
+        model, about = store.settings_of(start), store.about(start)
     except (ConfigError, OSError):
         return {"init_from": start}  # the run says why it cannot start from it
     settings = {name: value for name, value in dataclasses.asdict(model).items() if name in names}
     settings |= {"init_from": start}
-    about = presets.read_about(presets.find(start)) if presets.refers_to_preset(start) else {}
     if str(about.get("image_size")) == "0":  # it fits any size
         return settings
     height, width, _ = model.image_shape
     return settings | {"image_size": height if height == width else 0}
-
-
-def _model_of(name: str) -> configuration.ModelConfig:
-    """Returns the settings of the model in a preset, a workdir or a `.keras` file."""
-    if presets.refers_to_preset(name):
-        return presets.read_model(presets.find(name))
-    start = pathlib.Path(name)
-    if start.suffix != ".keras":
-        return presets.read_model_file(start / "checkpoints" / "model.json")
-    try:
-        with zipfile.ZipFile(start) as archive:
-            content = parse_json(archive.read("config.json").decode())["config"]
-        of_glow = content["glow"]["config"] if "glow" in content else content  # of a trainer, or of a model
-        return presets.model_of_settings(start, of_glow["config"])
-    except (zipfile.BadZipFile, LookupError, TypeError, ValueError) as error:
-        raise ConfigError(f"{start} must be a .keras file of a model. Received: {error!r}") from None
 
 
 def check_data(config: configuration.RunConfig) -> None:

@@ -1,19 +1,16 @@
-"""Glow: a compiled flow with its settings, its presets and other cuts of it."""
+"""Glow: a compiled flow with its settings, and other cuts and sizes of it."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from glow_tf import presets
 from glow_tf.bijectors.own_layers import with_registered
-from glow_tf.config import SAME_FUNCTION, ModelConfig
-from glow_tf.core import tensor_files
+from glow_tf.config import ModelConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.internals import layers_within
 from glow_tf.model.compiled_model import CompiledModel
@@ -52,8 +49,6 @@ class Glow(CompiledModel):
     Reference: Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039; Glow parts, sections 2 and 3.
     """
 
-    presets = presets.CATALOGUE
-
     def __init__(
         self,
         config: ModelConfig,
@@ -76,32 +71,10 @@ class Glow(CompiledModel):
     def from_preset(
         cls, preset: str | os.PathLike, image_shape: Sequence[int] | None = None, **changes: Any
     ) -> Glow:
-        """Loads a model that was kept as a preset.
+        """The same as `glow_tf.load`, by the name that KerasHub gives it."""
+        import glow_tf
 
-            glow = glow_tf.Glow.from_preset("digits")
-            sorted(glow_tf.Glow.presets)  # the names; glow_tf.Glow.presets["digits"] says more
-
-        Args:
-          preset: the name of a preset that comes with the package, a folder from `save_to_preset`, or
-            `hf://OWNER/NAME[@REVISION]`, one on the Hugging Face Hub.
-          image_shape: (H, W, C) of the images, where their size is not the preset's; see `resized`.
-          **changes: settings of `ModelConfig` that leave the function of the model as it is: `parts`,
-            `local_prior`, `precision`, `seed`. A preset is uncut, and its coupling networks are in float32.
-
-        Raises:
-          ConfigError: there is no such preset, it cannot be fetched, its files are damaged, a change is none
-            of these, or the model cannot have the size.
-        """
-        folder = presets.find(preset)
-        if other := sorted(set(changes) - set(SAME_FUNCTION)):
-            raise ConfigError(f"a preset's {', '.join(SAME_FUNCTION)} may be changed. Received: {other}")
-        whole = cls(presets.read_model(folder), name="glow")
-        weights = whole.named_weights
-        for name, value in tensor_files.read(folder / presets.WEIGHTS, weights).items():
-            weights[name].assign(value)
-        if image_shape is not None and tuple(image_shape) != whole.image_shape:
-            whole = whole.resized(image_shape)
-        return whole.recut(**changes) if changes else whole
+        return glow_tf.load(preset, image_shape=image_shape, **changes)
 
     def resized(self, image_shape: Sequence[int]) -> Glow:
         """Returns a new model with these weights, for images of another size; at its own size the same one.
@@ -146,7 +119,7 @@ class Glow(CompiledModel):
 
         Args:
           dtype: policy of the new model; None is this one's.
-          **changes: as in `from_preset`. Local priors, which only training uses, start anew.
+          **changes: as in `glow_tf.load`. Local priors, which only training uses, start anew.
 
         Raises:
           ConfigError: there is no such setting or model, or parts with networks of their own would change.
@@ -163,30 +136,6 @@ class Glow(CompiledModel):
         glow = type(self)(config, dtype=dtype, name="glow")
         glow.set_flow_weights(self.get_flow_weights())
         return glow
-
-    def save_to_preset(
-        self,
-        folder: str | os.PathLike,
-        about: Mapping[str, Any] | None = None,
-        weights_dtype: str = "float32",
-    ) -> None:
-        """Keeps the model as a preset: config.json, model.safetensors and a card, README.md.
-
-        The model is kept whole: without its cuts and without the local priors, which only training uses.
-
-        Args:
-          folder: to write; a preset that it holds is replaced when the new one is complete.
-          about: what the card says; see `glow_tf.presets.write`.
-          weights_dtype: `float32` or `float16`.
-
-        Raises:
-          ConfigError: weights_dtype is another one.
-          OSError: the folder holds something else, or cannot be written.
-        """
-        parts = self.config.parts if self.has_condition_networks else "1"
-        whole = self.recut(dtype="float32", parts=parts, local_prior="standard", precision="float32")
-        weights = {name: weight.numpy() for name, weight in whole.named_weights.items()}
-        presets.write(pathlib.Path(folder), whole.config, weights, about or {}, weights_dtype)
 
     @property
     def named_weights(self) -> dict[str, keras.Variable]:

@@ -27,11 +27,10 @@ from glow_tf.devices import strategies
 from glow_tf.devices.workers import check_same_in_all
 from glow_tf.model.glow import Glow
 from glow_tf.run import tables
-from glow_tf.run.files import saved
 from glow_tf.run.files.checkpoints import Checkpoints, checkpoint_bytes
 from glow_tf.run.files.checksums import check_same_data, fingerprints, write_data
 from glow_tf.run.files.workdir import Workdir
-from glow_tf.run.prior import with_start, with_validation
+from glow_tf.run.prior import load_start, start_from, with_start, with_validation
 from glow_tf.run.suited import suited
 from glow_tf.training.feed import inputs
 from glow_tf.training.step.objective import imported_objective
@@ -218,7 +217,7 @@ def prepare(config: RunConfig, workdir: Workdir, strategy: Strategy) -> Run:
     with strategy.scope():
         trainer = compiled_trainer(config, Glow(model, devices, name="glow"), phases, steps)
         if start is not None:
-            print(saved.start_from(config.init_from, start, trainer.glow))
+            print(start_from(config.init_from, start, trainer.glow))
         trainer.glow.dequantize.adapt(images.train)
     if config.train.cache_prefix:
         trainer.prefix_caches = _make_caches(trainer, len(images.train))
@@ -246,7 +245,7 @@ def _start_of(config: RunConfig) -> Glow | None:
     """Returns the model that a new run starts from, if it is known."""
     if config.init_from in ("", PRIOR):
         return None
-    return saved.load_start(config.init_from, config.model)
+    return load_start(config.init_from, config.model)
 
 
 def _check_memory(config: RunConfig, images: data.ImageData) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf import store
 from glow_tf.architectures.schedule import epochs_training
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import in_one_line, printable
@@ -19,7 +20,6 @@ from glow_tf.model.glow import Glow
 from glow_tf.run import tables
 from glow_tf.run.callbacks import draw_samples
 from glow_tf.run.context import Run
-from glow_tf.run.files import saved
 from glow_tf.run.files.workdir import BEST_EPOCH, is_out_of_patience
 from glow_tf.run.report.content import read_run
 from glow_tf.training.options import unsuited_rates
@@ -55,7 +55,7 @@ def troubles_ahead(run: Run) -> list[str]:
 def trained_model(run: Run) -> Glow:
     """Returns the model that a run ends with, outside of any strategy: a SavedModel has no replicas."""
     if run.workdir.best_epoch is not None:
-        return saved.load(run.workdir.path, "best")
+        return store.load(run.workdir.path, "best")
     with run.trainer.averages.in_place():
         return run.glow.recut()
 

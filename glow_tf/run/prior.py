@@ -1,4 +1,4 @@
-"""Runs that start from a prior: a preset of natural images that fits the run's own.
+"""Runs that start from a model, such as a prior: a preset of natural images that fits the run's own.
 
 A run with `init_from=prior` takes the preset of `suited.PRESETS` for its images, unless something speaks
 against it; then it says what, and starts anew.
@@ -8,17 +8,17 @@ import dataclasses
 
 import numpy as np
 
-from glow_tf import data, presets
+from glow_tf import data, store
 from glow_tf.config import PRIOR, SAME_FUNCTION, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
 from glow_tf.run import suited
-from glow_tf.run.files import saved
 
 LOOKED_AT = 32  # held-out images on which the untouched prior is compared with a trivial density
 VALUES_LOOKED_AT = 2**20  # in all of them; large images are fewer
 FEW = "WARNING: only {} images are held out to choose the best epoch: there are few."
 COUNTED = 256  # training images of which the trivial density counts the differences of pixels
+SAYS = {"condition_shape": "--condition, "}  # which flag a setting follows
 
 
 def settings_for(image_shape: tuple[int, int, int]) -> ModelConfig | None:
@@ -26,9 +26,9 @@ def settings_for(image_shape: tuple[int, int, int]) -> ModelConfig | None:
 
     ConfigError if images are too small for it.
     """
-    if (name := suited.PRESETS.get(image_shape[-1])) not in presets.names():
+    if (name := suited.PRESETS.get(image_shape[-1])) not in store.names():
         return None
-    model = presets.read_model(presets.find(name))
+    model = store.settings_of(name)
     return model if model.image_shape == image_shape else model.design.resized(model, image_shape)[0]
 
 
@@ -42,10 +42,10 @@ def with_start(
     """
     if config.init_from == PRIOR:
         return _with_prior(config, images)
-    fitted = None if start is None else saved.resized(start, images.image_shape)
+    fitted = None if start is None else _resized(start, images.image_shape)
     if fitted is not start:
         old, new, own = (vars(model) for model in (start.config, fitted.config, config.model))
-        follow = {n: new[n] for n in saved.settings_of_size(fitted.config) if own[n] == old[n]}
+        follow = {n: new[n] for n in settings_of_size(fitted.config) if own[n] == old[n]}
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, **follow))
     return config, images, fitted
 
@@ -58,7 +58,7 @@ def _with_prior(config: RunConfig, images: data.ImageData) -> tuple[RunConfig, d
         if (own := settings_for(images.image_shape)) is None:
             return dataclasses.replace(config, init_from="", follows=()), images, None
         if not (why := _contradiction(config, images, own)):
-            glow = saved.resized(Glow.from_preset(name), images.image_shape)
+            glow = _resized(store.load(name), images.image_shape)
             model = {n: getattr(own, n) for n in config.follows if n not in tuned}
             chosen = RunConfig.from_settings(config.to_settings() | model | tuned | {"init_from": name})
             cut = with_validation(chosen, images)
@@ -125,3 +125,77 @@ def _scores(glow: Glow, images: data.ImageData, seed: int) -> tuple[float, float
 def _differences(images: np.ndarray) -> np.ndarray:
     """Returns each value of uint8 [N, H, W, C] minus its left neighbour, modulo 256: [N·H·W·C]."""
     return np.diff(images, axis=2, prepend=np.uint8(0)).ravel()
+
+
+def settings_of_size(model: ModelConfig) -> tuple[str, ...]:
+    """Returns the settings of a model that follow the size of its images, where its parts have no size."""
+    return ("num_blocks", *model.design.settings) if model.design.any_size else ()
+
+
+def _resized(glow: Glow, image_shape: tuple[int, int, int]) -> Glow:
+    """Returns a model for images of another size; the same one if its parts have one size."""
+    is_other = glow.config.image_shape[:2] != image_shape[:2] and glow.config.image_shape[2] == image_shape[2]
+    return glow.resized(image_shape) if is_other and glow.config.design.any_size else glow
+
+
+def load_start(path: str, model: ModelConfig) -> Glow:
+    """Loads the model that a run starts from (`init_from`): of a workdir, a `.keras` file or a preset.
+
+    ConfigError if there is none, or it has other settings than the run's own model. Image shape and
+    condition, which come from the data, are compared later, by `start_from`.
+    """
+    try:
+        start = store.load(path)
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"init_from must be the workdir of a run, a .keras file or a preset. {error}; init_from={path!r}"
+        ) from None
+    of_data = ("image_shape", "condition_shape", *settings_of_size(start.config))
+    from_data = {name: getattr(start.config, name) for name in of_data}
+    _check_same_flow(path, start.config, dataclasses.replace(model, **from_data))
+    return start
+
+
+def start_from(path: str, start: Glow, glow: Glow) -> str:
+    """Sets a model's weights to those of another model, and says what was done.
+
+    All weights are set if both models are cut in the same places. Otherwise the weights of the flow steps and
+    the top prior are set, and the local priors, which only training uses, start anew.
+    """
+    start = _resized(start, glow.config.image_shape)
+    _check_same_flow(path, start.config, glow.config)
+    there, here = (own.cuts for own in (start.config, glow.config))
+    if there == here and (start.config.local_prior == glow.config.local_prior or len(here) == 1):
+        glow.set_weights(start.get_weights())
+        return f"init_from: the weights are those of {path}"
+    theirs, own = (" + ".join(map(str, counts)) for counts in (there, here))
+    if there != here and start.has_condition_networks:
+        raise ConfigError(
+            "init_from: a model whose parts have networks of what they are given keeps its parts. "
+            f"Received: {path!r} with parts of {theirs} flow steps (this run: {own})"
+        )
+    glow.set_flow_weights(start.get_flow_weights())
+    return (
+        f"init_from: the weights of the flow steps are those of {path}, which is cut into parts of "
+        f"{theirs} flow steps (this run: {own}); local priors start anew"
+    )
+
+
+def _check_same_flow(path: str, start: ModelConfig, model: ModelConfig) -> None:
+    if start.image_shape != model.image_shape:
+        theirs, own = ("×".join(map(str, shape)) for shape in (start.image_shape, model.image_shape))
+        raise ConfigError(
+            "a run that starts from a model must have images of its shape (height × width × channels), "
+            f"{theirs}. Received: init_from={path!r}, and images of {own}"
+        )
+    theirs, own = dataclasses.asdict(start), dataclasses.asdict(model)
+    differing = [
+        f"{SAYS.get(name, '')}{name}={value} (this run: {own[name]})"
+        for name, value in theirs.items()
+        if name not in SAME_FUNCTION and value != own[name]
+    ]
+    if differing:
+        raise ConfigError(
+            f"init_from must be a model that differs from this run's in {', '.join(SAME_FUNCTION)} at most. "
+            f"Received: init_from={path!r} with {', '.join(differing)}"
+        )

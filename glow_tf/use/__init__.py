@@ -5,12 +5,11 @@ from glow_tf.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "loading": ["load", "load_trainer"],
         "exports": ["export", "export_onnx"],
         "images": ["UsedImages", "read_files", "read_images"],
         "latents": ["decode", "Drawn", "draw_checked", "encode", "levels"],
         "evaluation": ["Evaluation", "evaluate"],
-        "run_presets": ["Assembled", "assemble", "save_run_to_preset"],
+        "runs": ["Assembled", "assemble", "load_trainer", "save_run_to_preset"],
         "score.detector": ["NoveltyDetector"],
         "score.rule": ["Rule"],
         "upscaling": ["reduced", "repeated", "upscale"],

@@ -19,7 +19,7 @@ from absl import flags
 
 import glow_tf
 from glow_tf.commands import cli
-from glow_tf.run.files import checkpoint_files
+from glow_tf.store import checkpoints
 from lab.benchmarks.rows import added_to, reproducible
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -93,7 +93,7 @@ def start_and_kill(arguments: list[str], seconds: float) -> None:
 
 def finished(workdir: pathlib.Path) -> int:
     """Returns how many epochs the newest checkpoint has finished."""
-    return checkpoint_files.finished(workdir / "checkpoints")
+    return checkpoints.finished(workdir / "checkpoints")
 
 
 def numbers(workdir: pathlib.Path) -> list[dict[str, str]]:

@@ -19,7 +19,8 @@ from absl import flags
 from glow_tf import DataConfig, data
 from glow_tf.commands import cli
 from glow_tf.config.choices import NOISES
-from glow_tf.use import evaluate, load
+from glow_tf.store import load
+from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
 from lab.benchmarks.rows import added_to, measured
 

@@ -19,7 +19,8 @@ from absl import flags
 from glow_tf.commands import cli, model_flags
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
-from glow_tf.use import decode, draw_checked, encode, export_onnx, load, read_images
+from glow_tf.store import load
+from glow_tf.use import decode, draw_checked, encode, export_onnx, read_images
 from glow_tf.use.exports import export
 from lab.benchmarks.rows import added_to
 

@@ -33,7 +33,8 @@ from PIL import Image
 from glow_tf import DataConfig, data
 from glow_tf.commands import cli
 from glow_tf.run import suited
-from glow_tf.use import evaluate, load
+from glow_tf.store import load
+from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
 from glow_tf.use.images import fitted
 from lab.benchmarks.rows import added_to, measured

@@ -23,7 +23,7 @@ from absl import flags
 from PIL import Image, ImageOps
 
 from glow_tf.commands import cli
-from glow_tf.use import load
+from glow_tf.store import load
 from glow_tf.use.evaluation import mean_and_error
 from glow_tf.use.images import fitted
 from lab.benchmarks.rows import added_to, measured

@@ -14,7 +14,8 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import cli
-from glow_tf.use import evaluate, load
+from glow_tf.store import load
+from glow_tf.use import evaluate
 from glow_tf.use.images import fitted
 from lab.benchmarks.rows import added_to
 

@@ -18,7 +18,8 @@ from PIL import Image, ImageOps
 
 from glow_tf.commands import cli
 from glow_tf.run.pictures import enlarged
-from glow_tf.use import load, read_images, upscale
+from glow_tf.store import load
+from glow_tf.use import read_images, upscale
 from glow_tf.use.evaluation import mean_and_error
 from glow_tf.use.upscaling import reduced, repeated, with_means
 from lab.benchmarks.rows import added_to

@@ -17,9 +17,10 @@ from glow_tf.config import MAY_DIFFER, ModelConfig, RunConfig, all_settings
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import read_text
-from glow_tf.presets import read_model_file
 from glow_tf.run.files.flags_file import differing_settings, read_settings
 from glow_tf.run.files.workdir import SUMMARY
+from glow_tf.store import settings_of
+from glow_tf.store.checkpoints import MODEL
 from lab.studies.study import Study, Variant
 
 FAILURE = "failure.txt"
@@ -81,15 +82,17 @@ class Run:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
-    def _saved(self) -> pathlib.Path:
-        return self.workdir / "checkpoints" / "model.json"
+    def image_shape(self) -> tuple[int, ...] | None:
+        """The shape of its images; None before it has read them."""
+        kept = self.workdir / "checkpoints" / MODEL
+        return settings_of(self.workdir).image_shape if kept.exists() else None
 
     @property
     def _model(self) -> ModelConfig:
         """Its model, for images as far as they are known; otherwise they are taken to be 32×32×3."""
         model = self.config.model
-        if self._saved.exists():
-            return dataclasses.replace(model, image_shape=read_model_file(self._saved).image_shape)
+        if shape := self.image_shape:
+            return dataclasses.replace(model, image_shape=shape)
         if size := self.config.data.image_size:
             return dataclasses.replace(model, image_shape=(size, size, model.image_shape[-1]))
         return model
@@ -146,7 +149,7 @@ class Run:
 
 def known_shapes(runs: Sequence[Run]) -> dict[tuple[str, int], Sequence[int]]:
     """Returns the shape of the images that one of the runs has read already, by `Run.data`."""
-    return {run.data: read_model_file(run._saved).image_shape for run in runs if run._saved.exists()}
+    return {run.data: shape for run in runs if (shape := run.image_shape)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 from small import ROOT
 
-from glow_tf import Glow, use
+import glow_tf
+from glow_tf import use
 from glow_tf.run.pictures import enlarged
 from glow_tf.use.score.places import place_maps
 from lab import try_page
@@ -33,7 +34,7 @@ DONE = "!document.querySelector('#try').hasAttribute('aria-busy')"
 
 @functools.cache
 def preset(size):
-    return Glow.from_preset(try_page.PRESET, image_shape=(size, size, 3))
+    return glow_tf.load(try_page.PRESET, image_shape=(size, size, 3))
 
 
 class Server(http.server.ThreadingHTTPServer):

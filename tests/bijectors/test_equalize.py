@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from small import perturb
 
+import glow_tf
 from glow_tf import ConfigError, Glow, ModelConfig
 from glow_tf.bijectors import Dequantize, Equalize
 from glow_tf.bijectors.equalize import rooms
@@ -87,8 +88,8 @@ def test_it_is_saved_and_loaded(tmp_path):
     glow = Glow(ModelConfig((8, 8, 1), num_blocks=1, flow_steps=2, width=4, equalize=0.5), name="glow")
     glow.initialize(drawing())
     glow.save(tmp_path / "glow.keras")
-    glow.save_to_preset(tmp_path / "preset", weights_dtype="float16")
-    there = (keras.saving.load_model(tmp_path / "glow.keras"), Glow.from_preset(tmp_path / "preset"))
+    glow_tf.save(glow, tmp_path / "preset", weights_dtype="float16")
+    there = (keras.saving.load_model(tmp_path / "glow.keras"), glow_tf.load(tmp_path / "preset"))
     for other in there:
         np.testing.assert_array_equal(other.dequantize.room.numpy(), glow.dequantize.room.numpy())
 

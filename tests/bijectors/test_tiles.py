@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 from small import perturb
 
+import glow_tf
 from glow_tf.bijectors import FlowSplit, flow_split
 from glow_tf.config import CouplingConfig
 from glow_tf.core import machine
 from glow_tf.core.errors import ConfigError
-from glow_tf.model.glow import Glow
 from glow_tf.use.images import check_fits
 from glow_tf.use.score.places import places_in_part
 
@@ -62,7 +62,7 @@ def test_layers_of_ones_own_get_the_whole_image():
 
 
 def test_memory_need_not_hold_the_networks_of_a_large_image(monkeypatch):
-    glow = Glow.from_preset("photographs")
+    glow = glow_tf.load("photographs")
     monkeypatch.setattr(machine, "free_memory", lambda: 8 * 2**30)
     check_fits(glow, (4000, 6000), "camera.jpg")
     with pytest.raises(ConfigError, match=r"camera\.jpg of 40000×60000"):

@@ -10,7 +10,7 @@ from small import small_glow
 
 from glow_tf.commands import cli
 from glow_tf.run import suited
-from glow_tf.use import load
+from glow_tf.store import load
 
 pytestmark = pytest.mark.long
 

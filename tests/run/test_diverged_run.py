@@ -7,7 +7,7 @@ from helpers import config, reproducible, rows_of, train
 
 import glow_tf
 from glow_tf import DivergedError
-from glow_tf.run.files import checkpoint_files
+from glow_tf.store import checkpoints
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "batch_size": 8, "train_examples": 160}
 FAST |= {"part_epochs": 4, "finetune_epochs": 0, "augment": "none", "warmup_steps": 10}
@@ -69,7 +69,7 @@ def test_a_run_that_diverges_keeps_its_last_good_epoch(kind, step, sound_run, tm
     kept = "The checkpoint of epoch 2 is kept; the same command goes on. It would diverge there again: a new"
     with pytest.raises(DivergedError, match=rf"Training stopped: .*{SAID[kind]}.* {kept}"):
         train(settings, Poison(kind, 3, step))
-    assert checkpoint_files.complete(tmp_path / "checkpoints") == [1, 2]
+    assert checkpoints.complete(tmp_path / "checkpoints") == [1, 2]
     train(settings)
     assert [*map(reproducible, rows_of(tmp_path))] == [*map(reproducible, rows_of(sound_run))]
     weights = (glow_tf.load(folder).get_weights() for folder in (sound_run, tmp_path))

@@ -16,9 +16,10 @@ import glow_tf
 from glow_tf import ConfigError, PartsTrainer, phases
 from glow_tf.core import durable_files
 from glow_tf.run import lifecycle
-from glow_tf.run.files import checkpoint_files, workdir
+from glow_tf.run.files import workdir
 from glow_tf.run.files.checkpoints import Checkpoints
 from glow_tf.run.interrupts import interrupts
+from glow_tf.store.checkpoints import complete
 from glow_tf.training import ScaledSGD
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "rate_schedule": "constant"}
@@ -206,10 +207,10 @@ def test_whenever_a_save_is_cut_off_a_checkpoint_is_left(
     again, weight = small_checkpoints(tmp_path)
     assert again.restore() == 3
     np.testing.assert_array_equal(weight, tf.fill(weight.shape, 3.0))
-    assert checkpoint_files.complete(tmp_path / "best") == [2]
+    assert complete(tmp_path / "best") == [2]
     again.save(4)
-    assert len(checkpoint_files.complete(tmp_path)) == 2
-    assert checkpoint_files.complete(tmp_path)[-1] == 4
+    assert len(complete(tmp_path)) == 2
+    assert complete(tmp_path)[-1] == 4
 
 
 def test_files_of_a_checkpoint_without_an_index_are_none_and_written_again(small_checkpoints, tmp_path):
@@ -220,7 +221,7 @@ def test_files_of_a_checkpoint_without_an_index_are_none_and_written_again(small
     (tmp_path / "ckpt-2_temp").mkdir()
     assert checkpoints.restore() == 1
     checkpoints.save(2)
-    assert checkpoint_files.complete(tmp_path) == [1, 2]
+    assert complete(tmp_path) == [1, 2]
     assert small_checkpoints(tmp_path)[0].restore() == 2
 
 
@@ -336,7 +337,7 @@ def test_a_stopped_run_says_which_epoch_is_kept_without_a_traceback(number, tmp_
     long = {**FAST, "part_epochs": 500, "rate_schedule": "constant"}
     status, error = signal_amid(number, folder, flags(folder, **long), rows=2)
     assert status == 130
-    kept = checkpoint_files.finished(folder / "checkpoints")
+    kept = max(complete(folder / "checkpoints"), default=0)
     assert kept >= 1
     said = f"Interrupted. The checkpoint of epoch {kept} is kept; the same command goes on."
     assert error.splitlines()[-1] == said

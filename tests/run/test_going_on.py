@@ -14,7 +14,7 @@ from glow_tf import ConfigError, data
 from glow_tf.commands.run_flags import config_of
 from glow_tf.run.files.flags_file import flagfile
 from glow_tf.run.pictures import png
-from glow_tf.use.loading import load_trainer
+from glow_tf.use import load_trainer
 
 FAST = {"rate_schedule": "constant", "augment": "none", "tensorboard": False, "sample_every": 0}
 FAST |= {"export": False, "part_epochs": 1, "finetune_epochs": 2, "train_examples": 32, "test_examples": 32}

@@ -63,7 +63,7 @@ def preset(tmp_path_factory):
     own |= {"train_examples": 0, "test_examples": 0, "augment": "none", "learning_rate": "1e-1"}
     quiet = {"export": False, "tensorboard": False, "sample_every": 0, "batch_size": 8}
     train(config(folder / "run", dataset=f"folder:{folder / 'pictures'}", **MODEL, **own, **quiet))
-    glow_tf.load(folder / "run").save_to_preset(folder / "kept")
+    glow_tf.save(glow_tf.load(folder / "run"), folder / "kept")
     return folder / "kept"
 
 

@@ -7,7 +7,7 @@ from helpers import config, reproducible, rows_of, train
 
 import glow_tf
 from glow_tf import ConfigError, TrainConfig
-from glow_tf.run.files import checkpoint_files
+from glow_tf.store import checkpoints
 
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "finetune_epochs": 0}
 FAST |= {"train_examples": 160, "schedule": "end_to_end", "num_blocks": 1, "parts": "1"}
@@ -65,7 +65,7 @@ def test_a_killed_run_goes_on_after_its_last_epoch_with_the_same_rows(step, whol
     train(settings, anew=True)
     assert "Resuming after epoch 3." in capsys.readouterr().out
     assert_same(whole, tmp_path)
-    assert checkpoint_files.complete(tmp_path / "checkpoints") == [4, 5]
+    assert checkpoints.complete(tmp_path / "checkpoints") == [4, 5]
 
 
 def test_what_cannot_be_counted_in_steps_is_refused():

@@ -10,10 +10,10 @@ from helpers import train
 from small import make_small_images
 
 import glow_tf
-from glow_tf import ConfigError, Glow
+from glow_tf import ConfigError
 from glow_tf.architectures.levels import Levels
 from glow_tf.commands import cli
-from glow_tf.use.run_presets import assemble, save_run_to_preset
+from glow_tf.use import assemble, save_run_to_preset
 
 pytestmark = pytest.mark.long
 
@@ -74,7 +74,7 @@ def test_the_command_writes_a_preset_and_says_where_each_part_is_from(parts, tmp
     assert f"part 1 from {parts[0]}\npart 2 from {parts[1]}\n" in capsys.readouterr().out
     images = make_small_images(np.random.default_rng(0))[:4, :, :, :1]
     expected = assemble(parts).glow.bits_per_dim(images)
-    np.testing.assert_array_equal(Glow.from_preset(tmp_path / "preset").bits_per_dim(images), expected)
+    np.testing.assert_array_equal(glow_tf.load(tmp_path / "preset").bits_per_dim(images), expected)
 
 
 def test_a_run_of_all_parts_gives_those_that_no_other_run_has(parts, whole):

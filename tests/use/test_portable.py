@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from small import make_small_images, small_glow
 
+import glow_tf
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.conditions import of_names
@@ -78,7 +79,7 @@ def test_onnx_without_its_package_says_what_to_install(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_command_writes_each_format(tmp_path, capsys):
     pytest.importorskip("tf2onnx")
-    small_glow(num_blocks=1, flow_steps=1, parts="1").save_to_preset(tmp_path / "small")
+    glow_tf.save(small_glow(num_blocks=1, flow_steps=1, parts="1"), tmp_path / "small")
     for name in ("savedmodel", "onnx"):
         arguments = [f"--model={tmp_path / 'small'}", f"--format={name}", f"--output={tmp_path / name}"]
         assert cli.run("export", arguments) == 0

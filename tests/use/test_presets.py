@@ -10,11 +10,11 @@ from safetensors.numpy import load_file, save_file
 from small import make_small_images, preset_once, small_glow
 
 import glow_tf
-from glow_tf import data, presets
+from glow_tf import data, store
 from glow_tf.commands import run_flags
 from glow_tf.core import tensor_files
 from glow_tf.core.errors import ConfigError
-from glow_tf.presets.card import card_of
+from glow_tf.store.files import card_of
 from glow_tf.use import evaluate
 
 LIMIT_MB = 12
@@ -30,7 +30,7 @@ def glow():
 @pytest.fixture(scope="module")
 def kept_once(glow, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kept") / "mine"
-    glow.save_to_preset(folder, {"test_bpd": 2.5, "title": "Mine"})
+    glow_tf.save(glow, folder, {"test_bpd": 2.5, "title": "Mine"})
     return folder
 
 
@@ -45,10 +45,10 @@ def bits(model, images):
 
 
 def test_a_preset_is_the_same_model_whole_and_cut(glow, kept, small_images, eager):
-    whole = glow_tf.Glow.from_preset(kept)
-    cut = glow_tf.Glow.from_preset(kept, parts="by_block:2", local_prior="learned")
+    whole = glow_tf.load(kept)
+    cut = glow_tf.load(kept, parts="by_block:2", local_prior="learned")
     assert (len(whole.parts), len(cut.parts)) == (1, 2)
-    for model in (whole, cut, glow_tf.load(kept)):
+    for model in (whole, cut, glow_tf.Glow.from_preset(kept)):
         np.testing.assert_allclose(bits(model, small_images), bits(glow, small_images), atol=1e-5)
 
 
@@ -56,38 +56,38 @@ def test_half_precision_takes_less_space_and_moves_the_score_a_little(tmp_path, 
     glow = small_glow(width=128)
     sizes = {}
     for dtype in ("float32", "float16"):
-        glow.save_to_preset(tmp_path / dtype, weights_dtype=dtype)
+        glow_tf.save(glow, tmp_path / dtype, weights_dtype=dtype)
         sizes[dtype] = (tmp_path / dtype / "model.safetensors").stat().st_size
     assert sizes["float16"] < 0.7 * sizes["float32"]
-    found = bits(glow_tf.Glow.from_preset(tmp_path / "float16"), small_images)
+    found = bits(glow_tf.load(tmp_path / "float16"), small_images)
     assert 0 < np.abs(found - bits(glow, small_images)).max() < 0.05
 
 
 def test_a_weight_too_large_for_half_precision_stays_as_it_is(tmp_path):
     glow = small_glow()
     glow.parts[0].bijectors[1].weights[0].assign(np.full(glow.parts[0].bijectors[1].weights[0].shape, 1e6))
-    glow.save_to_preset(tmp_path / "large", weights_dtype="float16")
-    loaded = glow_tf.Glow.from_preset(tmp_path / "large")
+    glow_tf.save(glow, tmp_path / "large", weights_dtype="float16")
+    loaded = glow_tf.load(tmp_path / "large")
     assert max(np.abs(w).max() for w in loaded.get_weights()) == 1e6
 
 
 def test_the_card_tells_size_score_and_how_to_load(kept):
     card = (kept / "README.md").read_text()
-    for text in ("# Mine", "8×8×1", "2.5000 bits/dim", 'from_preset("PATH/mine")'):
+    for text in ("# Mine", "8×8×1", "2.5000 bits/dim", 'load("PATH/mine")'):
         assert text in card
-    assert presets.read_about(kept)["test_bpd"] == 2.5
+    assert store.about(kept)["test_bpd"] == 2.5
 
 
 def test_a_preset_is_replaced_but_nothing_else_is(glow, kept, tmp_path):
-    glow.save_to_preset(kept, {"title": "Again"})
-    assert presets.read_about(kept) == {"title": "Again"}
+    glow_tf.save(glow, kept, {"title": "Again"})
+    assert store.about(kept) == {"title": "Again"}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     (kept / "notes.txt").write_text("mine")
     for folder in (tmp_path / "other", kept):
         with pytest.raises(OSError, match="must be empty, or hold a preset and nothing else"):
-            glow.save_to_preset(folder)
-    assert presets.read_about(kept) == {"title": "Again"}
+            glow_tf.save(glow, folder)
+    assert store.about(kept) == {"title": "Again"}
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
 
 
@@ -98,7 +98,7 @@ def test_a_preset_that_cannot_be_written_leaves_the_old_one(glow, kept, monkeypa
     before = {path.name: path.read_bytes() for path in kept.iterdir()}
     monkeypatch.setattr(tensor_files, "write", full)
     with pytest.raises(OSError, match="no space"):
-        glow.save_to_preset(kept, weights_dtype="float16")
+        glow_tf.save(glow, kept, weights_dtype="float16")
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
@@ -157,33 +157,30 @@ def a_weight_of_nan(folder):
 def test_a_damaged_preset_is_refused(kept, damage, message):
     damage(kept)
     with pytest.raises(ConfigError, match=message):
-        glow_tf.Glow.from_preset(kept)
+        glow_tf.load(kept)
 
 
 def test_the_config_of_a_preset_has_every_setting():
     every = {field.name for field in dataclasses.fields(glow_tf.ModelConfig)}
-    for name in presets.names():
-        assert json.loads((presets.find(name) / "config.json").read_text())["model"].keys() == every
+    for name in store.names():
+        assert json.loads((store.folder_of(name) / "config.json").read_text())["model"].keys() == every
 
 
 def test_what_is_no_preset_and_other_changes_are_refused(kept, tmp_path):
-    with pytest.raises(ConfigError, match=r"preset must be one of .*digits.*Received: preset='nobody'"):
-        glow_tf.Glow.from_preset("nobody")
+    with pytest.raises(FileNotFoundError, match=r"no such preset \(.*digits.*Received: path='nobody'"):
+        glow_tf.load("nobody")
     with pytest.raises(ConfigError, match=r"may be changed\. Received: \['width'\]"):
-        glow_tf.Glow.from_preset(kept, width=16)
+        glow_tf.load(kept, width=16)
     with pytest.raises(ConfigError, match="weights_dtype must be one of"):
-        glow_tf.Glow.from_preset(kept).save_to_preset(tmp_path / "a", weights_dtype="int8")
+        glow_tf.save(glow_tf.load(kept), tmp_path / "a", weights_dtype="int8")
 
 
 # Those of the package
 
 
 def test_the_packages_presets_are_listed_and_small():
-    assert "digits" in glow_tf.Glow.presets
-    assert len(glow_tf.Glow.presets) == len(presets.names())
-    with pytest.raises(KeyError):
-        glow_tf.Glow.presets["nobody"]
-    files = [f for name in presets.names() for f in presets.find(name).iterdir()]
+    assert "digits" in store.names()
+    files = [f for name in store.names() for f in store.folder_of(name).iterdir()]
     assert sum(f.stat().st_size for f in files) < LIMIT_MB * 2**20
 
 
@@ -192,10 +189,10 @@ LARGE = ("cifar10", "cifar10_small", "fashion_mnist")  # seconds each
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in presets.names()]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in store.names()]
 )
 def test_a_preset_of_the_package_loads_and_says_where_it_comes_from(name, eager):
-    about = glow_tf.Glow.presets[name]
+    about = store.about(name)
     assert {"data", "command", "seed", "test_bpd", "test_bpd_se", "licence", "limits"} <= set(about)
     glow = preset_once(name)
     given = np.eye(10, dtype=np.float32)[:4] if glow.condition_shapes else None
@@ -206,18 +203,18 @@ def test_a_preset_of_the_package_loads_and_says_where_it_comes_from(name, eager)
 
 
 def test_the_digits_preset_scores_what_its_card_says():
-    about = glow_tf.Glow.presets["digits"]
+    about = store.about("digits")
     images = data.load(glow_tf.DataConfig("digits")).test
     score = evaluate(preset_once("digits"), images, seed=about["seed"]).per_image.mean()
     assert score == pytest.approx(about["test_bpd"], abs=2e-4)
 
 
-@pytest.mark.parametrize("name", sorted(glow_tf.Glow.presets))
+@pytest.mark.parametrize("name", store.names())
 def test_the_card_of_a_preset_of_the_package_says_what_its_files_are(name):
-    folder = presets.find(name)
+    folder = store.folder_of(name)
     found = {value.dtype for value in load_file(folder / "model.safetensors").values()}
     dtype = "float16" if np.dtype("float16") in found else "float32"
-    model, about = presets.read_model(folder), presets.read_about(folder)
+    model, about = store.settings_of(folder), store.about(folder)
     assert (folder / "README.md").read_text() == card_of(name, model, about, dtype)
 
 
@@ -230,7 +227,7 @@ def run_of(*arguments):
 
 def test_a_run_takes_the_models_settings_from_a_preset():
     run = run_of("--init_from=digits", "--parts=by_block:1", "--workdir=unused")
-    model = presets.read_model(presets.find("digits"))
+    model = store.settings_of("digits")
     assert run.init_from == "digits"
     assert run.data.image_size == model.image_shape[0]
     for name in ("n_bits", "num_blocks", "flow_steps", "width", "scale"):

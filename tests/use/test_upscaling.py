@@ -92,7 +92,7 @@ def test_what_cannot_be_enlarged_is_refused(levels):
 @pytest.fixture
 def photos(levels, tmp_path, monkeypatch, rng):
     monkeypatch.chdir(tmp_path)
-    levels.save_to_preset(tmp_path / "levels")
+    glow_tf.save(levels, tmp_path / "levels")
     sizes = {
         "a.png": (10, 6, 3),
         "in/b.jpg": (10, 6, 3),

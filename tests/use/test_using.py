@@ -174,7 +174,7 @@ def test_latents_of_another_size_are_refused(glow):
 @pytest.mark.long
 def test_a_model_is_opened_from_wherever_it_is_kept(exported_once, images, tmp_path):
     glow, _ = exported_once
-    glow.save_to_preset(tmp_path / "preset")
+    glow_tf.save(glow, tmp_path / "preset")
     glow.save(tmp_path / "model.keras")
     expected = np.asarray(glow.log_prob(images, 0))
     for path in (tmp_path / "preset", tmp_path / "model.keras"):

@@ -12,10 +12,10 @@ import keras
 import tensorflow as tf
 
 from glow_tf.core.durable_files import write_atomically
-from glow_tf.core.errors import in_one_line, reason_of
+from glow_tf.core.errors import reason_of
 from glow_tf.core.text_files import json_text
-from glow_tf.run.files import checkpoint_files
-from glow_tf.run.files.checksums import MODEL
+from glow_tf.store import checkpoints
+from glow_tf.store.checkpoints import DamagedCheckpointError, by_path, read
 from glow_tf.training.trainer import PartsTrainer
 
 KEPT = 2  # of the newest checkpoints
@@ -46,7 +46,7 @@ class Checkpoints:
         if writes:
             folder.mkdir(parents=True, exist_ok=True)
             config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
-            write_atomically(folder / MODEL, config.encode())
+            write_atomically(folder / checkpoints.MODEL, config.encode())
 
     def restore(self) -> int:
         """Restores the newest checkpoint that can be read, and returns its number of epochs.
@@ -54,7 +54,7 @@ class Checkpoints:
         Says so if a newer one is damaged, or missing. Without a checkpoint nothing changes. If all are
         damaged, raises a DamagedCheckpointError about the newest.
         """
-        known = {*checkpoint_files.complete(self._folder), checkpoint_files.pointed_to(self._folder) or 0}
+        known = {*checkpoints.complete(self._folder), checkpoints.pointed_to(self._folder) or 0}
         damaged: list[DamagedCheckpointError] = []
         for epochs in sorted(known - {0}, reverse=True):
             try:
@@ -87,9 +87,9 @@ class Checkpoints:
             return
         self.best_bpd.assign(scores["validation"][0])
         if self._writes:
-            write_atomically(self._folder / checkpoint_files.UNTOUCHED, json_text(scores).encode())
+            write_atomically(self._folder / checkpoints.UNTOUCHED, json_text(scores).encode())
         with self._trainer.averages.in_place():
-            self._write(self._folder / checkpoint_files.BEST, 0, keep=1)
+            self._write(self._folder / checkpoints.BEST, 0, keep=1)
 
     def save(self, epochs: int, validation_bpd: float | None = None) -> None:
         """Saves the state after so many epochs, and again if it is the best so far; may raise OSError."""
@@ -97,15 +97,15 @@ class Checkpoints:
         with self._trainer.averages.in_place():
             if validation_bpd is not None and validation_bpd < float(self.best_bpd):
                 self.best_bpd.assign(validation_bpd)
-                self._write(self._folder / checkpoint_files.BEST, epochs, keep=1)
+                self._write(self._folder / checkpoints.BEST, epochs, keep=1)
             self._write(self._folder, epochs, keep=KEPT)
 
     def _write(self, folder: pathlib.Path, epochs: int, keep: int) -> None:
         """Writes a checkpoint into a folder, and removes those that are too old."""
         if not self._writes:
             return
-        if checkpoint_files.pointed_to(folder) is None:
-            (folder / checkpoint_files.POINTER).unlink(missing_ok=True)  # TensorFlow could not read it
+        if checkpoints.pointed_to(folder) is None:
+            (folder / checkpoints.POINTER).unlink(missing_ok=True)  # TensorFlow could not read it
         manager = tf.train.CheckpointManager(tf.train.Checkpoint(**self._content), str(folder), keep)
         try:
             manager.save(epochs)
@@ -114,7 +114,7 @@ class Checkpoints:
             raise OSError(
                 f"the checkpoint of epoch {epochs} could not be written: {reason_of(error)}."
             ) from None
-        for other in checkpoint_files.complete(folder):  # which a kill, or a lost pointer, left behind
+        for other in checkpoints.complete(folder):  # which a kill, or a lost pointer, left behind
             if str(folder / f"ckpt-{other}") not in manager.checkpoints:
                 remove(folder, other)
 
@@ -123,33 +123,6 @@ def remove(folder: pathlib.Path, epochs: int) -> None:
     """Removes the files of a checkpoint, and what TensorFlow left while it wrote them."""
     for path in folder.glob(f"ckpt-{epochs}[._]*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-class DamagedCheckpointError(OSError):
-    """A checkpoint that cannot be read."""
-
-    def __init__(self, path: str, reason: str):
-        super().__init__(
-            f"the checkpoint {path} cannot be read; put an intact copy in its place, or remove the "
-            f"folder to train again from the start. {reason}"
-        )
-        self.path = path
-        self.reason = reason
-
-
-def read(content: dict[str, Any], path: str, partly: bool = False) -> None:
-    """Reads a checkpoint, which may hold more if it is read partly, into variables.
-
-    DamagedCheckpointError if it cannot be read, or has other variables.
-    """
-    try:
-        status = tf.train.Checkpoint(**content).restore(path)
-        if partly:
-            status.expect_partial().assert_existing_objects_matched()
-        else:
-            status.assert_consumed()
-    except Exception as error:  # whatever TensorFlow raises at a damaged file
-        raise DamagedCheckpointError(path, f"{type(error).__name__}: {in_one_line(str(error))}") from None
 
 
 def state_of(trainer: PartsTrainer) -> dict[str, Any]:
@@ -176,11 +149,6 @@ def _without_numbers(
             name = f"{instead}{name.removeprefix(start)}" if name.startswith(start) else name
         found[name] = value
     return found
-
-
-def by_path(variables: list[keras.Variable]) -> dict[str, tf.Variable]:
-    """Returns variables by their Keras paths, as checkpoints name them."""
-    return {variable.path: variable.value for variable in variables}
 
 
 def checkpoint_bytes(trainer: PartsTrainer) -> int:

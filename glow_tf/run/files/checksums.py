@@ -8,17 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from glow_tf import presets
 from glow_tf.config import ModelConfig
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import read_json
 from glow_tf.data import ImageData
 from glow_tf.data.arrays import TEST_EVERY, fingerprint
-from glow_tf.run.files import checkpoint_files
-from glow_tf.run.files.checkpoint_files import DATA
-
-MODEL = "model.json"
+from glow_tf.store.checkpoints import DATA, complete
+from glow_tf.store.files import settings_of
 
 
 def fingerprints(images: ImageData) -> dict[str, str]:
@@ -35,7 +32,7 @@ def check_same_data(folder: pathlib.Path, model: ModelConfig, data: Mapping[str,
     Otherwise a folder that got a picture would go on with other images held out: some that were trained on
     would become test images.
     """
-    if not checkpoint_files.complete(folder):
+    if not complete(folder):
         return
     for name, (before, now) in _differences(folder, model, data).items():
         raise ConfigError(
@@ -80,7 +77,7 @@ def _differences(
     """Returns name → what it was, and what it is now."""
     found = {}
     with contextlib.suppress(ConfigError, OSError):  # it is missing or damaged, and written anew
-        before = presets.read_model_file(folder / MODEL)
+        before = settings_of(folder.parent)
         of_data = ("image_shape", "condition_shape")
         found |= {name: (getattr(before, name), getattr(model, name)) for name in of_data}
     with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -21,7 +21,7 @@ from glow_tf.core import durable_files
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import json_text, read_json
-from glow_tf.run.files import checkpoint_files, history
+from glow_tf.run.files import history
 from glow_tf.run.files.flags_file import NAME as FLAGS
 from glow_tf.run.files.flags_file import (
     differing_settings,
@@ -30,6 +30,7 @@ from glow_tf.run.files.flags_file import (
     read_values,
 )
 from glow_tf.run.files.history import history_columns
+from glow_tf.store import checkpoints
 
 EPOCHS = ("part_epochs", "finetune_epochs")  # settings with which a run may go on with other values
 MOVABLE = (FOLDER, FILE)  # how data sets begin whose images may be elsewhere now
@@ -143,7 +144,7 @@ class Workdir:
         """Whether the images may only lie elsewhere now; then their checksums will be compared."""
         now = self.config.data.dataset
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            if self.finished_epochs and read_json(self.path / "checkpoints" / checkpoint_files.DATA)[IMAGES]:
+            if self.finished_epochs and read_json(self.path / "checkpoints" / checkpoints.DATA)[IMAGES]:
                 return any(before.startswith(kind) and now.startswith(kind) for kind in MOVABLE)
         return False
 
@@ -152,7 +153,7 @@ class Workdir:
     @property
     def finished_epochs(self) -> int:
         """The epochs that the newest checkpoint has finished; 0 if there is none."""
-        return checkpoint_files.finished(self.path / "checkpoints")
+        return checkpoints.finished(self.path / "checkpoints")
 
     def check_progress(self) -> int:
         """Returns the finished epochs, and checks that history.csv and checkpoints belong together.
@@ -170,7 +171,7 @@ class Workdir:
         if not epochs and rows > 1:
             raise OSError(
                 f"history.csv has {rows} epochs, and there is no checkpoint to go on from. "
-                f"{checkpoint_files.remedy(folder)} Received: no file {folder / 'ckpt-*.index'}"
+                f"{checkpoints.remedy(folder)} Received: no file {folder / 'ckpt-*.index'}"
             )
         return epochs
 
@@ -191,12 +192,12 @@ class Workdir:
     @property
     def best_epoch(self) -> int | None:
         """The best epoch on validation images, whose model commands use; None if there is none."""
-        return checkpoint_files.best_epoch(self.path / "checkpoints")
+        return checkpoints.best_epoch(self.path / "checkpoints")
 
     @property
     def untouched(self) -> dict[str, str]:
         """The scores of the model that the run began with, as cells of history.csv; empty if none."""
-        return history.score_cells(checkpoint_files.read_untouched(self.path / "checkpoints"))
+        return history.score_cells(checkpoints.read_untouched(self.path / "checkpoints"))
 
     # History
 

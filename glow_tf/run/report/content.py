@@ -10,17 +10,18 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from glow_tf import presets
 from glow_tf.architectures.schedule import phases_of
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.progress import duration
 from glow_tf.core.text_files import read_json
-from glow_tf.run.files import checkpoint_files, history
+from glow_tf.run.files import history
 from glow_tf.run.files.flags_file import NAME as FLAGS
 from glow_tf.run.files.flags_file import read_config
 from glow_tf.run.files.workdir import read_summary
 from glow_tf.run.tables import bpd_text
+from glow_tf.store import checkpoints
+from glow_tf.store.files import settings_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,17 +71,16 @@ def read_run(folder: pathlib.Path, stopped: str = "") -> RunContent:
 
     `stopped` says why the run stopped before its end.
     """
-    config, checkpoints = read_config(folder), folder / "checkpoints"
+    config, kept = read_config(folder), folder / "checkpoints"
     columns = history.history_columns(config.model.num_parts, bool(config.data.validation_examples))
     summary = read_summary(folder)
-    best = checkpoint_files.best_epoch(checkpoints)
+    best = checkpoints.best_epoch(kept)
     model, counts = None, {}
     rows = history.read_rows(folder / "history.csv", columns)
-    if (path := checkpoints / "model.json").exists():
-        with contextlib.suppress(ConfigError):  # it names code of one's own
-            model = presets.read_model_file(path)
+    with contextlib.suppress(ConfigError, FileNotFoundError):  # it names code of one's own; there is none
+        model = settings_of(folder)
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        told = read_json(checkpoints / checkpoint_files.DATA)
+        told = read_json(kept / checkpoints.DATA)
         counts = {n.removesuffix(" images"): int(t.split()[0]) for n, t in told.items() if " images" in n}
     return RunContent(
         folder,
@@ -88,7 +88,7 @@ def read_run(folder: pathlib.Path, stopped: str = "") -> RunContent:
         model,
         counts,
         rows,
-        history.score_cells(checkpoint_files.read_untouched(checkpoints)),
+        history.score_cells(checkpoints.read_untouched(kept)),
         best,
         summary if summary.get("epochs") == len(rows) else {},  # it has gone on since
         stopped,

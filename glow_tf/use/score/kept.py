@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf import store
 from glow_tf.bijectors.mode import Mode
 from glow_tf.config.choices import EXPORTS
 from glow_tf.core import tensor_files
@@ -45,8 +46,8 @@ def save(detector: Any, folder: pathlib.Path) -> None:
         arrays |= {name: value.numpy() for name, value in used.features.arrays.items()}
     with replaced_folder(folder, "detector", OWN) as temporary:
         if used.prior is not None:
-            used.prior.save_to_preset(temporary / PRIOR)
-            used.tuned.save_to_preset(temporary / TUNED)
+            store.save(used.prior, temporary / PRIOR)
+            store.save(used.tuned, temporary / TUNED)
         tensor_files.write(temporary / NUMBERS, arrays)
         (temporary / ABOUT).write_text(json_text(about), encoding="utf-8")
 
@@ -92,7 +93,7 @@ def _model(folder: pathlib.Path, precision: str | None) -> Glow | None:
     """Returns a model of a detector, which has none without a precision."""
     if precision is None:
         return None
-    glow = Glow.from_preset(folder, precision=precision)
+    glow = store.load(folder, precision=precision)
     check_needed(glow, glow.image_shape[:2], f"images of {folder}", "use smaller ones")
     return glow
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf import store
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.mode import PLAIN, Mode
 from glow_tf.config import RunConfig, TrainConfig
@@ -19,7 +20,6 @@ from glow_tf.model.conditions import check_given, some_of
 from glow_tf.model.density_model import checked_images
 from glow_tf.model.glow import Glow
 from glow_tf.run import suited
-from glow_tf.run.files.saved import load
 from glow_tf.training.trainer import PartsTrainer
 from glow_tf.use.images import fitted
 from glow_tf.use.latents import batch_of
@@ -103,7 +103,7 @@ class Models:
         self.image_shape = images.shape[1:]
         self.data_dtype = "uint8" if images.dtype == np.uint8 else "float32"
         if prior is not None:
-            glow = load(prior) if isinstance(prior, str | os.PathLike) else prior
+            glow = store.load(prior) if isinstance(prior, str | os.PathLike) else prior
             if not isinstance(glow, Glow):
                 raise ConfigError(
                     "prior must be a Glow, or a preset, a run's workdir or a .keras file. "

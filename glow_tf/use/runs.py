@@ -1,4 +1,4 @@
-"""Presets of runs: the model of a finished one, or levels that were trained apart."""
+"""What is made of runs: a trainer that goes on, a preset, one model of levels that were trained apart."""
 
 import dataclasses
 import os
@@ -7,19 +7,76 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import tensorflow as tf
+
+from glow_tf import store
 from glow_tf.architectures.schedule import phases_of
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.durable_files import check_place
 from glow_tf.core.errors import ConfigError
+from glow_tf.core.text_files import check_path
 from glow_tf.data.loading import load as load_data
 from glow_tf.model.glow import Glow
-from glow_tf.presets import OWN
-from glow_tf.run.files import checkpoint_files
+from glow_tf.run.context import compiled_trainer, steps_per_epoch
+from glow_tf.run.files.checkpoints import state_of
 from glow_tf.run.files.checksums import check_same_data, fingerprints, read_data
 from glow_tf.run.files.flags_file import command_of, read_config
-from glow_tf.run.files.saved import load as load_glow
 from glow_tf.run.files.workdir import BEST_EPOCH, is_finished, read_summary
+from glow_tf.store import checkpoints
+from glow_tf.store.files import OWN
+from glow_tf.training.trainer import PartsTrainer
 from glow_tf.use.evaluation import evaluate, mean_and_error
+
+
+def load_trainer(workdir: str | os.PathLike, which: str = "last") -> PartsTrainer:
+    """Loads a trainer, with the state of its optimizers and its phases; `load` loads a model alone.
+
+        trainer = glow_tf.load_trainer("runs/mine")
+        trainer.evaluate(test_images, return_dict=True)  # the last epoch's test_bpd
+        trainer.fit(images, initial_epoch=trainer.finished_epochs, epochs=trainer.finished_epochs + 5)
+
+    Epochs beyond the run's schedule are end to end. They need a run with `rate_schedule="constant"`: a cosine
+    is over with the schedule, and `fit` then raises ConfigError. With the run's training images and batch
+    size, `fit` takes the steps that the run would have taken, where the run neither augments images nor sets
+    `cache_prefix`. The workdir stays as it is. Of a run with `ema`, the trainer has the weights;
+    `with trainer.averages.in_place():` has the averages, which the run evaluated.
+
+    Args:
+      workdir: of a run, or a `.keras` file that `PartsTrainer.save` wrote.
+      which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
+        images.
+
+    Returns:
+      The trainer, compiled, in the current distribution strategy, on one device otherwise. Its attribute
+      `finished_epochs` is the number of epochs that the checkpoint has finished; a `.keras` file has 0.
+
+    Raises:
+      FileNotFoundError: there is no such folder or checkpoint.
+      OSError: the checkpoint is damaged.
+      ValueError: the folder is not the workdir of a run, or the file has no trainer.
+    """
+    check_path("workdir", workdir)
+    workdir = pathlib.Path(workdir)
+    if not workdir.exists():
+        raise FileNotFoundError(f"There is no such folder. Received: workdir={str(workdir)!r}")
+    if not workdir.is_dir():
+        found = store.load_keras_file(workdir)
+        if not isinstance(found, PartsTrainer):
+            raise ConfigError(
+                "load_trainer needs the workdir of a run, or a file that PartsTrainer.save wrote; "
+                f"glow_tf.load loads what Glow.save wrote. Received: {str(workdir)!r}"
+            )
+        return found
+    path = checkpoints.path_of(workdir, which)
+    config = read_config(workdir)
+    images = int(read_data(workdir / "checkpoints")["train images"].split()[0])
+    glow = Glow(store.settings_of(workdir), name="glow")
+    trainer = compiled_trainer(config, glow, phases_of(config), steps_per_epoch(config, images))
+    epochs = tf.Variable(0, dtype=tf.int64)
+    checkpoints.read({**state_of(trainer), "epochs": epochs}, path, partly=True)
+    trainer.averages.swap()  # a checkpoint's model has the averages
+    trainer.finished_epochs = int(epochs)
+    return trainer
 
 
 def save_run_to_preset(
@@ -51,7 +108,7 @@ def save_run_to_preset(
     config = read_config(workdir)
     summary = _summary_of_finished(workdir, config)
     images = load_data(dataclasses.replace(config.data, data_dir=data_dir or config.data.data_dir))
-    glow = load_glow(workdir)
+    glow = store.load(workdir)
     check_same_data(workdir / "checkpoints", glow.config, fingerprints(images))
     about: dict[str, Any] = {
         "data": f"{config.data.dataset}, {len(images.train)} training images",
@@ -62,13 +119,13 @@ def save_run_to_preset(
         **(texts or {}),
     }
     with tempfile.TemporaryDirectory() as temporary:  # the score is on the card when the preset appears
-        glow.save_to_preset(f"{temporary}/model", about, weights_dtype)
-        kept = Glow.from_preset(f"{temporary}/model")
+        store.save(glow, f"{temporary}/model", about, weights_dtype)
+        kept = store.load(f"{temporary}/model")
     found = evaluate(kept, images.test, seed=config.seed, condition=images.conditions.get("test"))
     bpd, error = mean_and_error(found.per_image)
     about |= {"test_bpd": round(bpd, 5), "test_examples": len(images.test)}
     about |= {"test_bpd_se": round(error, 5)} if len(images.test) > 1 else {}
-    glow.save_to_preset(folder, about, weights_dtype)
+    store.save(glow, folder, about, weights_dtype)
     return {**about, "run_test_bpd": summary["test_bpd"]}
 
 
@@ -126,7 +183,7 @@ def assemble(workdirs: Sequence[str | pathlib.Path]) -> Assembled:
     for path in paths:
         _check_copied(path)
     runs = [
-        _Run(path, read_config(path), checkpoint_files.finished(path / "checkpoints"), load_glow(path))
+        _Run(path, read_config(path), checkpoints.finished(path / "checkpoints"), store.load(path))
         for path in paths
     ]
     first = runs[0]
@@ -150,9 +207,9 @@ def assemble(workdirs: Sequence[str | pathlib.Path]) -> Assembled:
 def _check_copied(workdir: pathlib.Path) -> None:
     """Raises OSError if a workdir's newest checkpoint is not there, as where a copy has not ended."""
     folder = workdir / "checkpoints"
-    newest = checkpoint_files.pointed_to(folder)
-    missing = newest and newest not in checkpoint_files.complete(folder)
-    if missing and newest == checkpoint_files.pointed_to(folder):  # else the run has saved again meanwhile
+    newest = checkpoints.pointed_to(folder)
+    missing = newest and newest not in checkpoints.complete(folder)
+    if missing and newest == checkpoints.pointed_to(folder):  # else the run has saved again meanwhile
         found = sorted(path.name for path in folder.glob(f"ckpt-{newest}.*"))
         raise OSError(
             f"{workdir} is not whole: its checkpoint of epoch {newest} must have an index and data. Copy it "
