@@ -1,4 +1,4 @@
-"""Train a Glow as any Keras model: a generator with labels, callbacks, averaged weights.
+"""Train a Glow as any Keras model: a generator with labels, a schedule, callbacks, averaged weights.
 
     python examples/keras_user.py FOLDER
 
@@ -41,23 +41,26 @@ def main(folder: pathlib.Path) -> dict[str, float]:
         glow_tf.ModelConfig(digits.image_shape, n_bits=5, num_blocks=2, flow_steps=2, width=16, parts=(1, 3))
     )
     trainer = glow_tf.PartsTrainer(glow)
-    # The recipe of the command; at the end the averages (ema) replace the weights. A generator has no length.
+    # The recipe of the command. A generator has no length.
     trainer.compile(
         glow_tf.TrainConfig(
             schedule="alternating", part_epochs=6, finetune_epochs=4, warmup_steps=20, ema=0.9
         ),
         steps_per_epoch=EXAMPLES // BATCH_SIZE,
     )
-    trainer.fit(
-        train,
-        validation_data=digits.test,
-        callbacks=[
-            keras.callbacks.EarlyStopping("val_loss", patience=4),
-            keras.callbacks.ModelCheckpoint(folder / "best.keras", monitor="val_loss", save_best_only=True),
-            keras.callbacks.CSVLogger(folder / "log.csv"),
-        ],
-        verbose=2,
-    )
+    callbacks = [
+        keras.callbacks.EarlyStopping("val_loss", patience=4),
+        keras.callbacks.ModelCheckpoint(folder / "best.keras", monitor="val_loss", save_best_only=True),
+        keras.callbacks.CSVLogger(folder / "log.csv"),
+    ]
+    with glow_tf.training.OneTraining(callbacks, trainer, len(trainer.phases)) as given:
+        for epoch, phase in enumerate(trainer.phases):
+            trainer.set_phase(phase)
+            options = {"initial_epoch": epoch, "epochs": epoch + 1, "callbacks": given, "verbose": 2}
+            trainer.fit(train, validation_data=digits.test, **options)
+            if trainer.stop_training:
+                break
+    trainer.averages.swap()  # the averages (ema) in the place of the weights
     averaged = trainer.evaluate(digits.test, verbose=0, return_dict=True)
     best = glow_tf.load_trainer(folder / "best.keras").evaluate(digits.test, verbose=0, return_dict=True)
     print(f"averaged weights {averaged['bpd']:.3f} bits/dim, best epoch {best['bpd']:.3f} bits/dim")

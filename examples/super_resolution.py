@@ -50,8 +50,8 @@ def train(images: np.ndarray, n_bits: int, epochs: int) -> glow_tf.Glow:
         seed=SEED,
     )
     glow = glow_tf.Glow(config)
-    trainer = glow_tf.PartsTrainer(glow, [glow_tf.one_part(0)] * epochs, seed=SEED)
-    trainer.compile(glow_tf.TrainConfig(batch_size=16))
+    trainer = glow_tf.PartsTrainer(glow, seed=SEED)
+    trainer.compile(glow_tf.TrainConfig(batch_size=16), phases=[glow_tf.one_part(0)] * epochs)
     start = time.monotonic()
     trainer.fit(images, verbose=0)
     print(f"{epochs} epochs of {len(images)} images: {time.monotonic() - start:.0f} s")

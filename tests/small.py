@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import gc
+import math
 import pathlib
 import re
 import subprocess
@@ -27,6 +28,7 @@ from glow_tf.config import CouplingConfig, ModelConfig
 from glow_tf.model.glow import Glow
 from glow_tf.training import PartsTrainer
 from glow_tf.training.feed.batch import entering
+from glow_tf.training.fit_callbacks import OneTraining
 from glow_tf.use import exports
 
 # For each new name of a variable TensorFlow builds an operation, which is most of what a variable takes.
@@ -139,6 +141,21 @@ def rewound(make):
         return trainer
 
     return again
+
+
+def fit_phases(
+    trainer, *data, initial_epoch=0, epochs=None, callbacks=(), **options
+) -> dict[str, list[float]]:
+    """Trains each epoch in its phase; returns the logs, NaN in an epoch that does not compute them."""
+    logs, last = [], len(trainer.phases) if epochs is None else epochs
+    with OneTraining(callbacks, trainer, last) as given:
+        for epoch in range(initial_epoch, last):
+            trainer.set_phase(trainer.phases[epoch])
+            fit = {"initial_epoch": epoch, "epochs": epoch + 1, "callbacks": given, "verbose": 0}
+            logs.append(trainer.fit(*data, **fit, **options).history)
+            if trainer.stop_training:
+                break
+    return {name: [own.get(name, [math.nan])[0] for own in logs] for name in {n for own in logs for n in own}}
 
 
 @contextlib.contextmanager

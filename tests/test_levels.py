@@ -7,6 +7,7 @@ import tensorflow as tf
 from small import (
     assert_density_is_of_the_jacobian,
     eagerly,
+    fit_phases,
     only_endpoints,
     perturb,
     small_levels,
@@ -36,11 +37,11 @@ def perturbed(images):
 def trained(images, phases, **options):
     """Returns a trainer after its phases; without clipping, whose norm is over parts that train together."""
     keras.utils.set_random_seed(0)
-    trainer = PartsTrainer(small_levels(flow_steps=1), phases, seed=3)
+    trainer = PartsTrainer(small_levels(flow_steps=1), seed=3)
     sgd = [ScaledSGD(1e-3) for _ in trainer.glow.parts]
-    trainer.compile(sgd, clip_norm=0, **options)
+    trainer.compile(sgd, clip_norm=0, phases=phases, **options)
     with eagerly():
-        trainer.fit(images[:16], batch_size=8, verbose=0)
+        fit_phases(trainer, images[:16], batch_size=8)
     return trainer
 
 
@@ -92,7 +93,7 @@ def test_the_terms_of_the_parts_add_up_to_the_log_likelihood(perturbed, images):
 
 
 def test_no_part_has_a_gradient_from_the_loss_of_another(images):
-    trainer = PartsTrainer(small_levels(), [end_to_end(3)])
+    trainer = PartsTrainer(small_levels())
     trainer.compile("adamax", run_eagerly=True)
     glow = trainer.glow
     glow.initialize(images)

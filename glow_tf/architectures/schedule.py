@@ -226,11 +226,6 @@ def named_phases(given: Sequence[Phase], num_parts: int) -> tuple[Phase, ...]:
     )
 
 
-def phase_of_epoch(given: Sequence[Phase], epoch: int, num_parts: int) -> Phase:
-    """Returns the phase of an epoch (from 0); epochs beyond the last of the phases are end to end."""
-    return given[epoch] if epoch < len(given) else end_to_end(num_parts)
-
-
 def epochs_training(part: int, schedule_phases: Sequence[Phase]) -> int:
     """Returns the number of epochs that train a part (index from 0)."""
     return sum(part in phase.active for phase in schedule_phases)

@@ -75,11 +75,12 @@ class Epochs(NamedTuple):
     """Which passes over the data a dataset runs through, from which step on.
 
     Attributes:
-      first_step: how many batches are left out at the start; a pass has `steps_per_epoch` of them.
+      first_step: how many batches are left out at the start; a pass has `steps_per_epoch` of them. A
+        variable is read whenever the dataset is run through.
       noise: for every epoch, the epoch whose noise and augmentation it uses; by default its own.
     """
 
-    first_step: int = 0
+    first_step: int | tf.Variable = 0
     noise: Sequence[int] = ()
 
     def noise_of(self, epoch: tf.Tensor) -> tf.Tensor:
@@ -140,16 +141,16 @@ def training_batches(
     last = tf.constant(len(images) - 1, tf.int64)
 
     def example(number: tf.Tensor) -> dict[str, tf.Tensor]:
-        counter = data_slice.counter(number, batch_size)
+        first = tf.cast(epochs.first_step, tf.int64) * (batch_size // data_slice.count)
+        counter = data_slice.counter(first + number, batch_size)
         epoch, place = counter // per_epoch, counter % per_epoch
         index = tf.random.experimental.index_shuffle(place, _epoch_seed(seed, epoch), last)
         noise_epoch = epochs.noise_of(epoch)
         return _training_example(read(index), index, seed, noise_epoch, augment, crop)
 
-    first = epochs.first_step * batch_size // data_slice.count
     # Repeated, so that TensorFlow knows that they do not end: of data that may, workers would ask one another
     # in each step who has some.
-    counters = tf.data.Dataset.range(first, np.iinfo(np.int64).max // data_slice.count).repeat()
+    counters = tf.data.Dataset.range(np.iinfo(np.int64).max // batch_size).repeat()
     return _batched(counters, example, batch_size // data_slice.replicas)
 
 

@@ -131,15 +131,22 @@ class Run:
         lines += [NO_PICTURES] if not self.config.model.is_pictures and self.config.sample_every else []
         return "\n".join(lines)
 
-    def training_batches(self, first_epoch: int) -> inputs.Dataset:
-        """Returns the training data from an epoch (from 0) on, as `fit` takes it."""
-        make = functools.partial(self.slice_of_training, first_epoch)
-        return strategies.distributed(self.strategy, make)
+    def training_batches(self, epoch: int) -> inputs.Dataset:
+        """Returns the training data, as `fit` takes them: one dataset, which begins with an epoch, from 0."""
+        self._first_step.assign(epoch * self.steps_per_epoch)
+        return self._training_batches
 
-    def slice_of_training(
-        self, first_epoch: int = 0, data_slice: data.DataSlice = data.WHOLE
-    ) -> tf.data.Dataset:
-        """Returns one process's slice of the training data, from an epoch (from 0) on."""
+    @functools.cached_property
+    def _training_batches(self) -> inputs.Dataset:
+        return strategies.distributed(self.strategy, self.slice_of_training)
+
+    @functools.cached_property
+    def _first_step(self) -> tf.Variable:
+        with tf.device("CPU:0"):
+            return tf.Variable(0, dtype=tf.int64)
+
+    def slice_of_training(self, data_slice: data.DataSlice = data.WHOLE) -> tf.data.Dataset:
+        """Returns one process's slice of the training data."""
         cached = self.trainer.prefix_caches
         noise_epochs = [
             kept if phase in cached else epoch
@@ -151,7 +158,7 @@ class Run:
             self.config.seed,
             augment=self.config.data.augment,
             crop=data.Crop(self.config.data.crop, 2**self.config.model.num_blocks),
-            epochs=data.Epochs(first_epoch * self.steps_per_epoch, noise_epochs),
+            epochs=data.Epochs(self._first_step, noise_epochs),
             data_slice=data_slice,
         )
         return data.with_members(batches, self._conditions("train"), len(self.images.train))
@@ -285,12 +292,12 @@ def compiled_trainer(
             raise ConfigError("jit_compile must be off or auto with cache_prefix on a GPU. Received: on")
         compiles = False
     objective = imported_objective(train.objective) if train.objective else None
-    trainer = PartsTrainer(glow, phases, config.seed, objective)
+    trainer = PartsTrainer(glow, config.seed, objective)
     # The run has made the first two, and counts steps.
     train = dataclasses.replace(train, cache_prefix=False, objective="", steps_per_epoch=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a run prints what is wrong with its rates
-        trainer.compile(train, steps_per_epoch=steps_per_epoch, jit_compile=compiles)
+        trainer.compile(train, phases=phases, steps_per_epoch=steps_per_epoch, jit_compile=compiles)
     return trainer
 
 

@@ -30,6 +30,7 @@ from glow_tf.run.finish import Exporter, finish, trained_model, troubles_ahead, 
 from glow_tf.run.interrupts import interrupts
 from glow_tf.run.progress import Progress
 from glow_tf.training.feed.batch import initialize_from
+from glow_tf.training.fit_callbacks import OneTraining
 
 Callbacks = Sequence[keras.callbacks.Callback]
 
@@ -48,8 +49,8 @@ def train(config: RunConfig, export: Exporter, callbacks: Callbacks = ()) -> Map
     Args:
       config: the run.
       export: writes a model to a folder, as `glow_tf.export` does; called at the end if `config.export`.
-      callbacks: of `PartsTrainer.fit`, after the run's own. One that stops training stops it at the end of
-        the epoch.
+      callbacks: of the whole training, as `OneTraining` has them, after the run's own. One that stops
+        training stops it at the end of the epoch.
 
     Raises:
       ConfigError: something is wrong with the settings, the data or the disk; nothing was trained.
@@ -174,9 +175,9 @@ def _score_start(run: Run) -> None:
     print(f"Untouched: {' · '.join(said)}", flush=True)
 
 
-def _fit(run: Run, epoch: int, others: Callbacks) -> None:
-    """Trains from an epoch on (from 0); calls `others` last."""
-    result = EpochResult()
+def _fit(run: Run, first: int, others: Callbacks) -> None:
+    """Trains from an epoch on (from 0), each epoch in its phase; calls `others` last."""
+    trainer, result = run.trainer, EpochResult()
     # Each reads what those before it have filled in; the checkpoint comes when all else is on the disk.
     callbacks = [run_callbacks.FillPrefixCaches(run, result), run_callbacks.EpochRecord(run, result)]
     if run.config.sample_every and run.is_chief:
@@ -186,11 +187,17 @@ def _fit(run: Run, epoch: int, others: Callbacks) -> None:
     callbacks.append(run_callbacks.SaveCheckpoints(run, result))
     if run.is_chief:
         callbacks.append(Progress(run, result))
-    run.trainer.fit(
-        run.training_batches(epoch),
-        epochs=len(run.phases),
-        initial_epoch=epoch,
-        steps_per_epoch=run.steps_per_epoch,
-        callbacks=[*callbacks, *others, run_callbacks.WholeEpochs()],
-        verbose=0,
-    )
+    whole = [*callbacks, *others, run_callbacks.WholeEpochs()]
+    with OneTraining(whole, trainer, len(run.phases), run.steps_per_epoch) as given:
+        for epoch, phase in enumerate(run.phases[first:], start=first):
+            trainer.set_phase(phase)
+            trainer.fit(
+                run.training_batches(epoch),
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                steps_per_epoch=run.steps_per_epoch,
+                callbacks=given,
+                verbose=0,
+            )
+            if trainer.stop_training:
+                break

@@ -48,7 +48,7 @@ class Progress(RunCallback):
         print(" · ".join(pieces), flush=True)
 
     def _name(self, epoch: int) -> str:
-        return f"epoch {epoch + 1}/{self.params['epochs']} · {self.model.phase_of(epoch)}"
+        return f"epoch {epoch + 1}/{self.params['epochs']} · {self.run.phases[epoch]}"
 
     def _time_left(self) -> str:
         """Returns the time that the epochs ahead will take."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -83,17 +83,6 @@ class StepMeans:
         names += [f"local_bpd_{k + 1}" for k in self._scored(phase)]
         names += [f"gradient_norm_{k + 1}" for k in phase.active]
         return [*(self._means[name] for name in names), self._skipped]
-
-    def names_of(self, phase: Phase) -> set[str]:
-        """Returns the names that a phase reports."""
-        names = {metric.name for metric in self.of(phase)}
-        return {*names, "loss"} if "bpd" in names else names
-
-    def missing(self, phases: Mapping[int, Phase], validates: bool) -> dict[int, set[str]]:
-        """Returns, given the phase of each epoch, the names of what the epoch does not compute."""
-        held_out = set() if validates else {"val_bpd", "val_bpd_se", "val_loss"}
-        names = {p: {*self.names, *held_out} - self.names_of(p) for p in set(phases.values())}
-        return {epoch: names[phase] for epoch, phase in phases.items()}
 
     def _runs_all(self, phase: Phase) -> bool:
         passed_over = any(fixed and not phase.runs_both_ways(k) for k, fixed in enumerate(self._fixed))

@@ -67,8 +67,9 @@ class CompileOptions:
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(given) - set(known)):
             raise ConfigError(
-                f"compile takes {', '.join(known)}, and steps_per_epoch with a TrainConfig; no loss "
-                f"and no metrics, as the loss is the bits per dimension. Received: {', '.join(unknown)}"
+                f"compile takes {', '.join(known)}, phases, and steps_per_epoch with a TrainConfig; no "
+                "loss and no metrics, as the loss is the bits per dimension. "
+                f"Received: {', '.join(unknown)}"
             )
         return cls(**given)
 
@@ -147,6 +148,17 @@ def check_phases(glow: Glow, phases: Sequence[Phase], objectives: Iterable[Local
     if own and not any(phase.minimises_objective_of(k) for phase in phases for k in own):
         names = ", ".join(sorted({str(phase) for phase in phases}))
         warnings.warn(f"no phase trains a part on its own objective. Received: phases {names}", stacklevel=3)
+
+
+def check_planned(phase: Phase, planned: Sequence[Phase]) -> None:
+    """Raises ConfigError if epochs to come are planned in another phase than the one of `fit`."""
+    others = [str(other) for other in planned if other != phase]
+    if others:
+        raise ConfigError(
+            "fit trains in one phase. Write a loop: for epoch, phase in enumerate(trainer.phases): "
+            "trainer.set_phase(phase); trainer.fit(images, initial_epoch=epoch, epochs=epoch + 1). "
+            f"Received: phase '{phase}', and epochs of compile's schedule in phase '{others[0]}'"
+        )
 
 
 def warn_of_rates(optimizers: Optimizers, rate_scaling: str) -> None:

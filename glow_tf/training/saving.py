@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,9 +13,6 @@ from glow_tf.training.optim.optimizers import Optimizers
 from glow_tf.training.options import CompileOptions
 from glow_tf.training.step.objective import PriorObjective
 
-# What trainers did before these options existed.
-IF_MISSING = {"max_skipped_steps": 0, "rate_scaling": "none"}
-
 
 def config_of(trainer: keras.Model) -> dict[str, Any]:
     """Returns the config of a `PartsTrainer`."""
@@ -23,8 +21,6 @@ def config_of(trainer: keras.Model) -> dict[str, Any]:
     return {
         "name": trainer.name,
         "glow": save(trainer.glow),
-        "phases": [phase.to_config() for phase in trainer.phases],
-        "has_own_phases": trainer.has_own_phases,
         "seed": trainer.seed,
         **({"objective": own} if any(own) else {}),
     }
@@ -33,28 +29,28 @@ def config_of(trainer: keras.Model) -> dict[str, Any]:
 def trainer_of(kind: type[keras.Model], config: dict[str, Any], custom_objects: dict | None) -> Any:
     """Returns the trainer, of a kind, that has a config."""
     load, own = keras.saving.deserialize_keras_object, config.get("objective")
-    trainer = kind(
+    return kind(
         load(config["glow"], custom_objects),
-        [Phase.from_config(phase) for phase in config["phases"]],
         seed=config["seed"],
         objective=[o and load(o, custom_objects) for o in own] if own else None,
         name=config["name"],
     )
-    trainer.has_own_phases = config.get("has_own_phases", trainer.has_own_phases)
-    return trainer
 
 
-def compile_config_of(optimizers: Optimizers, options: CompileOptions) -> dict[str, Any]:
+def compile_config_of(
+    optimizers: Optimizers, options: CompileOptions, phases: Sequence[Phase]
+) -> dict[str, Any]:
     """Returns the config of what a trainer is compiled with."""
     _warn_of_unregistered(optimizers)
     saved = [keras.saving.serialize_keras_object(o) for o in optimizers]
-    return {"optimizers": saved, **options.to_config()}
+    return {"optimizers": saved, "phases": [phase.to_config() for phase in phases], **options.to_config()}
 
 
-def compiled_of(config: dict[str, Any]) -> tuple[Optimizers, CompileOptions]:
-    """Returns optimizers and options of a config."""
+def compiled_of(config: dict[str, Any]) -> tuple[Optimizers, CompileOptions, list[Phase]]:
+    """Returns optimizers, options and phases of a config."""
     optimizers = [keras.saving.deserialize_keras_object(o) for o in config.pop("optimizers")]
-    return optimizers, CompileOptions(**{**IF_MISSING, **config})
+    phases = [Phase.from_config(phase) for phase in config.pop("phases")]
+    return optimizers, CompileOptions(**config), phases
 
 
 def _warn_of_unregistered(optimizers: Optimizers) -> None:

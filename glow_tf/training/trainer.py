@@ -1,4 +1,4 @@
-"""`PartsTrainer`: a Keras model that trains a Glow by a schedule of phases."""
+"""`PartsTrainer`: a Keras model that trains a Glow in phases."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.architectures.schedule import Phase, named_phases, phase_of_epoch
+from glow_tf.architectures.schedule import Phase, end_to_end, named_phases
 from glow_tf.bijectors.condition import Array, Condition
 from glow_tf.config import TrainConfig
 from glow_tf.internals import BuiltBeforeFit
@@ -20,12 +20,13 @@ from glow_tf.training.feed.batch import filled_up, initialize_from, named
 from glow_tf.training.fit_callbacks import callbacks_for
 from glow_tf.training.metrics import Logs
 from glow_tf.training.optim.averages import Averages
-from glow_tf.training.optim.optimizers import Optimizers
+from glow_tf.training.optim.optimizers import OptimizerOfParts, Optimizers
 from glow_tf.training.optim.recipe import recipe_of
 from glow_tf.training.options import (
     CompileOptions,
     check_compiled,
     check_phases,
+    check_planned,
     optimizers_per_part,
     warn_of_rates,
 )
@@ -38,36 +39,37 @@ from glow_tf.training.step.training_steps import TrainingSteps
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class PartsTrainer(DensityModel, BuiltBeforeFit):
-    """Trains a `Glow` by a schedule of phases; `fit` and `evaluate` are Keras's loops.
+    """Trains a `Glow` in phases; `fit` and `evaluate` are Keras's loops.
 
-    Each epoch is in one phase. A phase that trains one part runs the parts before it forward only, and does
-    not run the parts after it at all. Epochs beyond the last of the phases are end to end.
+    `fit` trains in one phase, `trainer.phase`; a schedule of several is a loop over it:
 
-    Logs: what `StepMeans` lists for training, NaN where a phase computes nothing; `bpd`, `bpd_se` and `loss`,
-    which is the bpd again, for an evaluation. Ordinary Keras callbacks work; see docs/guides/keras.md. One
-    that sets the learning rate sets the first part's, and the others' follow in proportion.
+        for epoch, phase in enumerate(trainer.phases):
+            trainer.set_phase(phase)
+            trainer.fit(images, initial_epoch=epoch, epochs=epoch + 1)
 
-    Where optimizers keep moving averages of the weights (`use_ema`), `fit` ends with them, as Keras's does.
-    Before that, `with trainer.averages.in_place():` evaluates them, or saves them with `trainer.glow.save`.
+    A phase that trains one part runs the parts before it forward only, and does not run those after it.
+
+    Logs: what `StepMeans` lists for training; `bpd`, `bpd_se` and `loss`, which is the bpd again, for an
+    evaluation. Ordinary Keras callbacks work; see docs/guides/keras.md. One that sets the learning rate sets
+    the first part's, and the others' follow in proportion.
+
+    Where optimizers keep moving averages of the weights (`use_ema`), `with trainer.averages.in_place():`
+    evaluates them, or saves them with `trainer.glow.save`; `trainer.averages.swap()` ends training with them.
 
     Args:
       glow: the model to train, built.
-      phases: of every epoch, from `glow_tf.phases`; by default those of the `TrainConfig` of `compile`.
       seed: of the order of the images and the noise, where `fit` is given an array.
       objective: a `LocalObjective` class, which each part but the last is trained on in the place of its
         truncated likelihood; or one object for each part, None where it keeps its own.
 
     Raises:
-      ConfigError: a phase names a part that there is not, or an objective does not fit.
+      ConfigError: an objective does not fit.
     Reference: Glow parts, section 3 and Eq. 3.
     """
 
-    def __init__(
-        self, glow: Glow, phases: Sequence[Phase] = (), seed: int = 0, objective: Objectives = None, **kwargs
-    ):
+    def __init__(self, glow: Glow, seed: int = 0, objective: Objectives = None, **kwargs):
         super().__init__(**kwargs)
-        self.glow, self.seed, self.has_own_phases = glow, seed, bool(phases)
-        self.set_phases(phases)
+        self.glow, self.seed, self.phase = glow, seed, end_to_end(len(glow.parts))
         self.local_objectives = objectives_of(glow, objective)
         self.forward_pass = ForwardPass(glow, self.local_objectives)
         self.logs = Logs(glow.fixed_parts, self.local_objectives)
@@ -82,56 +84,49 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         """Sets one optimizer per part, and how steps are computed.
 
         Args:
-          optimizers: a `TrainConfig`, to train as `glow-tf train` does with these settings, in their phases
-            unless the trainer has its own; nothing, for the default settings; one optimizer per part; or one
-            optimizer or its name, such as "adamax", of which every part gets a new one. `optimizer` is
-            another name of the argument.
-          **options: of `CompileOptions`; they win over those of a `TrainConfig`. With one, also
-            `steps_per_epoch`; otherwise the first `fit` finds it where the rates need it.
+          optimizers: a `TrainConfig`, to train as `glow-tf train` does with these settings; nothing, for the
+            default settings; one optimizer per part; or one optimizer or its name, such as "adamax", of which
+            every part gets a new one. `optimizer` is another name of the argument.
+          **options: of `CompileOptions`; and `phases`, of every epoch, which the trainer keeps and of which
+            it is in the first one. They win over those of a `TrainConfig`. With one, also `steps_per_epoch`;
+            otherwise the first `fit` finds it where the rates need it.
 
         Raises:
           ConfigError: there is not one optimizer per part, an option is wrong, or options exclude each other,
-            or the settings contradict the trainer's phases.
+            or a phase names a part that there is not.
         """
         given = options.pop("optimizer", None) if optimizers is None else optimizers
+        phases = options.pop("phases", ())
         if given is None or isinstance(given, TrainConfig):
-            steps, own = options.pop("steps_per_epoch", None), self.phases if self.has_own_phases else ()
+            steps = options.pop("steps_per_epoch", None)
             with self.distribute_strategy.scope():
-                recipe = recipe_of(given or TrainConfig(), self.glow, own, steps)
-            given, options = recipe.optimizers, recipe.options | options
-            self.set_phases(recipe.phases)
+                phases, given, of_train = recipe_of(given or TrainConfig(), self.glow, phases, steps)
+            options = of_train | options
         checked = CompileOptions.of(options)
         with self.distribute_strategy.scope():
             optimizers = optimizers_per_part(given, len(self.glow.parts))
-        self.compile_steps(optimizers, checked)
+        self.compile_steps(optimizers, checked, phases)
         warn_of_rates(self.optimizers, checked.rate_scaling)
 
-    def compile_steps(self, optimizers: Optimizers, options: CompileOptions) -> None:
-        """Sets one optimizer per part, and how steps are computed; see `compile`."""
+    def compile_steps(self, optimizers: Optimizers, options: CompileOptions, phases: Sequence[Phase]) -> None:
+        """Sets one optimizer per part, how steps are computed, and the phases; see `compile`."""
         options = options.checked(self.glow, self.distribute_strategy, optimizers)
         with self.distribute_strategy.scope():
             self.training_steps = TrainingSteps(self.forward_pass, optimizers, options, self.seed)
+            of_all = OptimizerOfParts(optimizers)
         self.averages = Averages(self.forward_pass, optimizers)
-        # Keras callbacks that look at `model.optimizer` see the first part's.
-        super().compile(optimizers[0], **options.of_keras())
+        super().compile(of_all, **options.of_keras())
         self.optimizers, self.options = optimizers, options
-
-    def set_phases(self, phases: Sequence[Phase]) -> None:
-        """Sets the phase of every epoch, and the first one for steps; ConfigError if one has other parts."""
         self.phases = named_phases(phases, len(self.glow.parts))
-        self.phase = self.phase_of(0)
-
-    def phase_of(self, epoch: int) -> Phase:
-        """Returns the phase of an epoch, counted from 0."""
-        return phase_of_epoch(self.phases, epoch, len(self.glow.parts))
+        if phases:
+            self.set_phase(self.phases[0])
 
     def set_phase(self, phase: Phase) -> None:
-        """Swaps in a phase's train function; makes it if needed, to be traced by its first step."""
-        self.phase = phase
-        self.make_train_function()
+        """Sets the phase of the steps from now on; ConfigError if it has parts that there are not."""
+        (self.phase,) = named_phases([phase], len(self.glow.parts))
 
     def make_train_function(self, force: bool = False) -> None:
-        """Makes the current phase's train function, or swaps in the one there is."""
+        """Makes the train function of the phase, unless there is one; its first step traces it."""
         functions = self.training_steps.functions
         if force or self.phase not in functions:
             functions[self.phase] = self.training_steps.function_of(self.train_step, trains=True)
@@ -186,7 +181,9 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         epochs: int | None = None,
         **kwargs,
     ) -> Any:
-        """Trains, as keras.Model.fit does; first initialises ActNorms that are not, from 32 to 256 images.
+        """Trains in one phase, as keras.Model.fit does.
+
+        First it initialises ActNorms that are not, from 32 to 256 images.
 
         Args:
           x: uint8 images [N, H, W, C], shuffled anew every epoch (another `fit` begins again with the order
@@ -195,23 +192,25 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
             with a `PrefixCache`, `index`.
           y: of an array x, what a model is given with each image, [N, …], or a dictionary of such.
           batch_size: for an array; that of `compile` by default.
-          epochs: the epoch to stop after; by default the last that has a phase.
+          epochs: the epoch to stop after; by default the last of the `phases` of `compile`, or the first.
           **kwargs: of keras.Model.fit.
 
         Raises:
-          ConfigError: something does not fit the model, or has no meaning here; an epoch would train at a
-            rate that has fallen to 0, or rates need the number of steps per epoch, which is not known.
+          ConfigError: something does not fit the model, or has no meaning here; `phases` has another phase
+            for one of the epochs; an epoch would train at a rate that has fallen to 0, or rates need the
+            number of steps per epoch, which is not known.
           DivergedError: too many steps in a row were not finite, or an epoch ends above 32 bits/dim.
         """
         check_compiled(self, "fit")
-        check_phases(self.glow, self.phases or (self.phase,), self.local_objectives)
+        check_phases(self.glow, (self.phase, *self.phases), self.local_objectives)
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
         batch_size = self.options.batch_size if batch_size is None else batch_size
         dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs)
-        self.training_steps.begin_fit(dataset, self.phases, kwargs)
+        check_planned(self.phase, self.phases[kwargs.get("initial_epoch", 0) : kwargs["epochs"]])
+        self.training_steps.begin_fit(dataset, self.phase, kwargs)
         initialize_from(self, dataset)
         self.averages.start()
-        kwargs["callbacks"] = callbacks_for(kwargs, self.optimizers, self.phases, self.logs.means)
+        kwargs["callbacks"] = callbacks_for(kwargs.get("callbacks"), self.logs.means)
         return super().fit(dataset, **kwargs)
 
     def evaluate(self, x: Any, y: Any = None, *, batch_size: int | None = None, **kwargs) -> Any:
@@ -256,13 +255,6 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
             return super().test_on_batch(batch, return_dict=return_dict)
 
     @property
-    def trainable_weights(self) -> list[keras.Variable]:
-        # Part by part, as the optimizers have them: Keras ends averages in this order.
-        if not any(own.trainable_variables for own in getattr(self, "local_objectives", ())):
-            return super().trainable_weights
-        return [v for k in range(len(self.glow.parts)) for v in self.forward_pass.variables_of(k)]
-
-    @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return self.logs.metrics(self.phase)
 
@@ -283,7 +275,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         return trainer_of(cls, config, custom_objects)
 
     def get_compile_config(self) -> dict | None:
-        return compile_config_of(self.optimizers, self.options) if self.compiled else None
+        return compile_config_of(self.optimizers, self.options, self.phases) if self.compiled else None
 
     def compile_from_config(self, config: dict) -> None:
         self.compile_steps(*compiled_of(config))

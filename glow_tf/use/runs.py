@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from glow_tf import store
-from glow_tf.architectures.schedule import phases_of
+from glow_tf.architectures.schedule import end_to_end, phases_of
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.durable_files import check_place
 from glow_tf.core.errors import ConfigError
@@ -35,11 +35,11 @@ def load_trainer(workdir: str | os.PathLike, which: str = "last") -> PartsTraine
         trainer.evaluate(test_images, return_dict=True)  # the last epoch's test_bpd
         trainer.fit(images, initial_epoch=trainer.finished_epochs, epochs=trainer.finished_epochs + 5)
 
-    Epochs beyond the run's schedule are end to end. They need a run with `rate_schedule="constant"`: a cosine
-    is over with the schedule, and `fit` then raises ConfigError. With the run's training images and batch
-    size, `fit` takes the steps that the run would have taken, where the run neither augments images nor sets
-    `cache_prefix`. The workdir stays as it is. Of a run with `ema`, the trainer has the weights;
-    `with trainer.averages.in_place():` has the averages, which the run evaluated.
+    It is in the phase of the epoch that follows, end to end after the run's schedule. There it needs a run
+    with `rate_schedule="constant"`: a cosine is over with the schedule, and `fit` then raises ConfigError.
+    With the run's training images and batch size, `fit` takes the steps that the run would have taken, where
+    the run neither augments images nor sets `cache_prefix`. The workdir stays as it is. Of a run with `ema`,
+    the trainer has the weights; `with trainer.averages.in_place():` has what the run evaluated, the averages.
 
     Args:
       workdir: of a run, or a `.keras` file that `PartsTrainer.save` wrote.
@@ -76,6 +76,8 @@ def load_trainer(workdir: str | os.PathLike, which: str = "last") -> PartsTraine
     checkpoints.read({**state_of(trainer), "epochs": epochs}, path, partly=True)
     trainer.averages.swap()  # a checkpoint's model has the averages
     trainer.finished_epochs = int(epochs)
+    ahead = trainer.phases[trainer.finished_epochs :]
+    trainer.set_phase(ahead[0] if ahead else end_to_end(len(trainer.glow.parts)))
     return trainer
 
 

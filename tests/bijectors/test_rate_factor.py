@@ -3,7 +3,7 @@
 import numpy as np
 from small import small_glow, weight_of
 
-from glow_tf import PartsTrainer, phases
+from glow_tf import PartsTrainer
 from glow_tf.bijectors.rate_factor import rate_factor
 from glow_tf.training import ScaledSGD
 
@@ -51,7 +51,7 @@ def test_a_rescaled_rate_is_the_rate_times_the_factor(small_images):
         glow = small_glow(num_blocks=1, parts="1", width=64)
         glow.initialize(small_images)
         before = [v.numpy() for v in glow.trainable_variables]
-        trainer = PartsTrainer(glow, phases("end_to_end", 1, 1), seed=0)
+        trainer = PartsTrainer(glow, seed=0)
         trainer.compile([ScaledSGD(1e-3)], rate_scaling=rate_scaling, run_eagerly=True)
         trainer.fit(small_images, batch_size=64, verbose=0)
         return glow, [v.numpy() - b for v, b in zip(glow.trainable_variables, before, strict=True)]

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import make_small_images, small_config, small_glow
+from small import fit_phases, make_small_images, small_config, small_glow
 
 from glow_tf import Glow, PartsTrainer, phases
 from glow_tf.core.errors import ConfigError
@@ -19,13 +19,17 @@ def train(strategy_name, schedule, images, dtype, reversible=False, eager=False,
         settings = {"num_blocks": 1, "parts": "1,1", **changes}
         glow = Glow(small_config(**settings), dtype=dtype, name="glow")
         epochs = (2, schedule == "alternating") if schedule != "simultaneous" else (1, 0)
-        trainer = PartsTrainer(glow, phases(schedule, len(glow.parts), *epochs), seed=5)
-        options = {"reversible": reversible, "run_eagerly": eager}
+        trainer = PartsTrainer(glow, seed=5)
+        options = {
+            "phases": phases(schedule, len(glow.parts), *epochs),
+            "reversible": reversible,
+            "run_eagerly": eager,
+        }
         trainer.compile([FusedAdamax(5e-3) for _ in glow.parts], clip_norm=0.5, **options)
     images, given = images[:32], None if given is None else given[:32]
     held_out = images[:25] if given is None else (images[:25], given[:25])
-    history = trainer.fit(images, given, batch_size=16, validation_data=held_out, verbose=0)
-    return trainer, history.history
+    history = fit_phases(trainer, images, given, batch_size=16, validation_data=held_out)
+    return trainer, history
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +127,7 @@ def test_an_optimizer_of_kerass_trains_on_replicas_as_on_none(small_images):
     for strategy in (tf.distribute.get_strategy(), *mirrored):
         with strategy.scope():
             glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
-            trainer = PartsTrainer(glow, phases("end_to_end", 1, 1))
+            trainer = PartsTrainer(glow)
             trainer.compile([keras.optimizers.SGD(1e-2)], rate_scaling="none", run_eagerly=True)
         trainer.fit(small_images[:32], batch_size=16, verbose=0)
         found.append(trainer.glow.get_weights())

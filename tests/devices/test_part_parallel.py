@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import eagerly, make_small_images, small_config
+from small import eagerly, fit_phases, make_small_images, small_config
 
 from glow_tf import Glow, PartsTrainer, RunConfig, phases
 from glow_tf.core.errors import ConfigError
@@ -20,13 +20,14 @@ GIVEN = np.eye(2, dtype=np.float32)[np.arange(64) % 2]  # it goes from device to
 def train(devices, schedule, images, dtype="float64", reversible=False, **changes):
     config = small_config(flow_steps=1, parts="by_block:2", condition_shape=(2,), **HEADS, **changes)
     glow = Glow(config, devices, dtype=dtype, name="glow")
-    trainer = PartsTrainer(glow, phases(schedule, 2, 1 + (schedule == "alternating"), 1), seed=5)
-    options = {"reversible": reversible, "run_eagerly": True}
+    trainer = PartsTrainer(glow, seed=5)
+    planned = phases(schedule, 2, 1 + (schedule == "alternating"), 1)
+    options = {"phases": planned, "reversible": reversible, "run_eagerly": True}
     held_out = images[:20], GIVEN[:20]
     with eagerly():
         trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, **options)
-        history = trainer.fit(images[:32], GIVEN[:32], batch_size=16, validation_data=held_out, verbose=0)
-    return trainer, history.history
+        history = fit_phases(trainer, images[:32], GIVEN[:32], batch_size=16, validation_data=held_out)
+    return trainer, history
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import eagerly, small_glow, threads_for
+from small import eagerly, fit_phases, small_glow, threads_for
 
 from glow_tf import PartsTrainer, phases
 from glow_tf.bijectors.mode import Mode
@@ -50,10 +50,11 @@ def test_training_in_streams_is_training(schedule, reversible, small_images):
         with threads_for(streams):
             parts = "1" if schedule == "end_to_end" else "1,1"
             glow = small_glow(dtype="float64", num_blocks=1, flow_steps=parts.count("1"), parts=parts)
-            trainer = PartsTrainer(glow, phases(schedule, len(glow.parts), 2, schedule == "alternating"))
-            options = {"reversible": reversible, "run_eagerly": streams == 1}
+            trainer = PartsTrainer(glow)
+            planned = phases(schedule, len(glow.parts), 2, schedule == "alternating")
+            options = {"phases": planned, "reversible": reversible, "run_eagerly": streams == 1}
             trainer.compile([FusedAdam(1e-3) for _ in glow.parts], clip_norm=1.0, **options)
-            history = trainer.fit(small_images[:30], batch_size=15, verbose=0).history
+            history = fit_phases(trainer, small_images[:30], batch_size=15)
             return glow.get_weights(), history, trainer.evaluate(small_images, verbose=0, return_dict=True)
 
     one, two = train(1), train(2)

@@ -13,7 +13,7 @@ from helpers import config, flags, rows_of, signal_amid, train
 from small import small_glow
 
 import glow_tf
-from glow_tf import ConfigError, PartsTrainer, phases
+from glow_tf import ConfigError, PartsTrainer
 from glow_tf.core import durable_files
 from glow_tf.run import lifecycle
 from glow_tf.run.files import workdir
@@ -108,7 +108,7 @@ def raising(error):
 @pytest.fixture(scope="module")
 def small_checkpoints():
     """Makes checkpoints of one trainer, whose first weight tells its epoch."""
-    trainer = PartsTrainer(small_glow(flow_steps=1, num_blocks=1, parts="1"), phases("end_to_end", 1, 9))
+    trainer = PartsTrainer(small_glow(flow_steps=1, num_blocks=1, parts="1"))
     trainer.compile([ScaledSGD(1e-3)])
     weight = trainer.glow.trainable_variables[0]
 

@@ -159,7 +159,7 @@ def test_a_trainer_evaluates_to_the_runs_number_and_goes_on_as_the_run_would(sho
     assert (f"{found['bpd']:.6f}", f"{found['bpd_se']:.6f}") == (last["test_bpd"], last["test_bpd_se"])
     assert trainer.finished_epochs == 2
     assert [int(optimizer.iterations.value) for optimizer in trainer.optimizers] == [2, 1]
-    assert [str(phase) for phase in trainer.phases] == ["part 1", "end to end"]
+    assert [str(phase) for phase in (*trainer.phases, trainer.phase)] == ["part 1", *["end to end"] * 2]
     trainer.fit(images.train, batch_size=32, initial_epoch=trainer.finished_epochs, epochs=3, verbose=0)
     found = trainer.evaluate(images.test, verbose=0, return_dict=True)
     assert found["bpd"] == pytest.approx(float(rows_of(longer)[-1]["test_bpd"]), abs=1e-4)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import config, rows_of, train
-from small import only_endpoints, small_config
+from small import fit_phases, only_endpoints, small_config
 
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, data, phases
@@ -20,9 +20,9 @@ DECAY = 0.5
 def make_trainer(schedule="alternating", epochs=2, run_eagerly=True, **changes):
     glow = Glow(small_config(**{"flow_steps": 1, "parts": "by_block:2", **changes}), name="glow")
     n = len(glow.parts)
-    trainer = PartsTrainer(glow, phases(schedule, n, epochs), seed=3)
+    trainer = PartsTrainer(glow, seed=3)
     optimizers = [FusedAdamax(5e-3, use_ema=True, ema_momentum=DECAY) for _ in range(n)]
-    trainer.compile(optimizers, run_eagerly=run_eagerly)
+    trainer.compile(optimizers, run_eagerly=run_eagerly, phases=phases(schedule, n, epochs))
     return trainer
 
 
@@ -67,11 +67,11 @@ class Swapped(keras.callbacks.Callback):
 @pytest.mark.long
 def test_each_part_has_the_average_over_its_own_steps(small_images, eager):
     trainer, follow, swapped = make_trainer(epochs=3), Follow(), Swapped()
-    trainer.fit(small_images[:32], batch_size=16, callbacks=[follow, swapped], verbose=0)
+    fit_phases(trainer, small_images[:32], batch_size=16, callbacks=[follow, swapped])
     for k, found in enumerate(swapped.found):
         for a, b in zip(follow.averages[k], found, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
-    # `fit` ends with the averages.
+    trainer.averages.swap()
     for part, expected in zip(trainer.glow.parts, swapped.found, strict=True):
         for weight, average in zip(part.trainable_variables, expected, strict=True):
             np.testing.assert_array_equal(weight.numpy(), average)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from small import perturb, rewound, small_glow
 
-from glow_tf import ConfigError, PartsTrainer, phases
+from glow_tf import ConfigError, PartsTrainer
 from glow_tf.data.arrays import Rows
 from glow_tf.data.batches import untuned
 from glow_tf.training.feed import inputs
@@ -18,7 +18,7 @@ from glow_tf.training.optim.optimizers import FusedAdamax, ScaledSGD
 
 def new_trainer():
     glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
-    trainer = PartsTrainer(glow, phases("end_to_end", 1, 2, 0), seed=7)
+    trainer = PartsTrainer(glow, seed=7)
     trainer.compile("adam", rate_scaling="none")  # whose moments would move the weights without a gradient
     return trainer
 
@@ -60,7 +60,7 @@ def in_batches(images, batch=16):
 def whole_trainer(optimizer):
     """One part, so that there is less to trace."""
     glow = small_glow(perturbed=False, flow_steps=1, parts="1")
-    trainer = PartsTrainer(glow, phases("end_to_end", 1, 2, 0), seed=7)
+    trainer = PartsTrainer(glow, seed=7)
     trainer.compile([optimizer], clip_norm=0)
     return trainer
 

@@ -21,8 +21,8 @@ FAST = {"tensorboard": False, "sample_every": 0, "export": False, "augment": "no
 def make_trainer(schedule="simultaneous", part_epochs=2, finetune=1, devices=(), options=None, **changes):
     glow = Glow(small_config(**{"parts": "across_block:3", **HEAD, **changes}), devices, name="glow")
     n = len(glow.parts)
-    trainer = PartsTrainer(glow, phases(schedule, n, part_epochs, finetune), seed=3)
-    trainer.compile([FusedAdamax(5e-3) for _ in range(n)], clip_norm=1.0, **options or {})
+    trainer, planned = PartsTrainer(glow, seed=3), phases(schedule, n, part_epochs, finetune)
+    trainer.compile([FusedAdamax(5e-3) for _ in range(n)], clip_norm=1.0, phases=planned, **options or {})
     return trainer
 
 
@@ -125,7 +125,7 @@ def test_a_head_runs_and_gets_gradients_only_where_its_part_is_trained(
     for k, gradient in zip(owners, tape.gradient(losses, [v.value for v in heads]), strict=True):
         assert (gradient is not None) == (k in trained)
     scored = {*trained, 2} & set(range(phase.last + 1))
-    reported = {name for name in trainer.logs.means.names_of(phase) if name.startswith("local_bpd_")}
+    reported = {own.name for own in trainer.logs.means.of(phase) if own.name.startswith("local_bpd_")}
     assert reported == {f"local_bpd_{k + 1}" for k in scored}
     in_phase = {id(v) for group in trainer.forward_pass.trained_variables(phase) for v in group}
     assert [k for k, v in zip(owners, heads, strict=True) if id(v) in in_phase] == [

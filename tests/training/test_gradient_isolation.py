@@ -24,8 +24,8 @@ PHASES = {
 
 def make_trainer(phases=(), run_eagerly=False, **changes):
     glow = small_glow(parts=PARTS, flow_steps=2, local_prior="learned", **changes)
-    trainer = PartsTrainer(glow, phases)
-    trainer.compile([FusedAdam(1e-2) for _ in glow.parts], run_eagerly=run_eagerly)
+    trainer = PartsTrainer(glow)
+    trainer.compile([FusedAdam(1e-2) for _ in glow.parts], run_eagerly=run_eagerly, phases=phases)
     return trainer
 
 

@@ -18,8 +18,13 @@ from glow_tf.training.optim.optimizers import FusedAdamax
 def train(jit_compile):
     images = make_small_images(np.random.default_rng(0))
     glow = small_glow(perturbed=False, flow_steps=1, parts="by_block:2")
-    trainer = PartsTrainer(glow, phases("simultaneous", 2, 1), seed=5)
-    trainer.compile([FusedAdamax(5e-3) for _ in range(2)], clip_norm=0.5, jit_compile=jit_compile)
+    trainer = PartsTrainer(glow, seed=5)
+    trainer.compile(
+        [FusedAdamax(5e-3) for _ in range(2)],
+        clip_norm=0.5,
+        jit_compile=jit_compile,
+        phases=phases("simultaneous", 2, 1),
+    )
     return trainer, trainer.fit(images, batch_size=16, verbose=0).history
 
 
@@ -53,7 +58,7 @@ def test_a_compiled_step_that_is_not_finite_changes_nothing_and_stops_the_run(co
 
 def test_no_variable_of_a_step_is_kept_on_the_host():
     """XLA on a GPU reaches no variable of int32: https://www.tensorflow.org/xla/known_issues."""
-    trainer = PartsTrainer(small_glow(permutation="shuffle"), phases("end_to_end", 2, 1))
+    trainer = PartsTrainer(small_glow(permutation="shuffle"))
     trainer.compile([FusedAdamax() for _ in range(2)])
     variables = [
         *trainer.variables,
@@ -77,7 +82,7 @@ def test_a_cache_is_not_for_compiled_steps_on_a_gpu(monkeypatch):
 
 
 def test_where_steps_are_compiled_by_default_is_decided_by_the_device(monkeypatch):
-    trainer = PartsTrainer(small_glow(), phases("end_to_end", 2, 1))
+    trainer = PartsTrainer(small_glow())
     trainer.compile([FusedAdamax() for _ in range(2)])
     assert not trainer.jit_compile
     gpu = [tf.config.PhysicalDevice("GPU:0", "GPU")]
@@ -87,13 +92,13 @@ def test_where_steps_are_compiled_by_default_is_decided_by_the_device(monkeypatc
 
 
 def test_the_flags_word_for_no_xla_does_not_turn_it_on():
-    trainer = PartsTrainer(small_glow(), phases("end_to_end", 2, 1))
+    trainer = PartsTrainer(small_glow())
     with pytest.raises(ConfigError, match=r"True, False or 'auto'. Received: jit_compile='off'"):
         trainer.compile("sgd", jit_compile="off")
 
 
 def test_what_cannot_be_compiled_is_refused():
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice()).scope():
-        trainer = PartsTrainer(small_glow(), phases("end_to_end", 2, 1))
+        trainer = PartsTrainer(small_glow())
     with pytest.raises(ValueError, match=r"jit_compile needs one replica.*Received: .*2 replicas"):
         trainer.compile("adamax", jit_compile=True)

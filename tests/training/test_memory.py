@@ -9,7 +9,7 @@ import pytest
 from small import small_config
 from tensorflow.python.framework.func_graph import FuncGraph
 
-from glow_tf import Glow, PartsTrainer, phases
+from glow_tf import Glow, PartsTrainer
 from glow_tf.training.optim.optimizers import FusedAdamax
 
 KINDS = {
@@ -36,7 +36,7 @@ def test_a_trainer_that_is_dropped_leaves_no_graph_and_no_layer_behind(kind):
 
     def train():
         glow = Glow(small_config(flow_steps=1, parts="by_block:2"))
-        trainer = PartsTrainer(glow, phases("end_to_end", 2, 1))
+        trainer = PartsTrainer(glow)
         scaled = "size" if optimizer is FusedAdamax else "none"
         options = {"clip_norm": 1.0, "reversible": reversible, "rate_scaling": scaled}
         trainer.compile([optimizer(1e-3) for _ in range(2)], **options)

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from small import make_small_images, perturb, small_config
+from small import fit_phases, make_small_images, perturb, small_config
 
 import glow_tf
 from glow_tf import Phase
@@ -24,9 +24,10 @@ def three_parts(devices=(), **changes):
 
 def fit(glow, phases, images):
     """Trains eagerly, which is sooner than to trace two steps an epoch."""
-    trainer = glow_tf.PartsTrainer(glow, phases)
-    trainer.compile([ScaledSGD(1e-2) for _ in glow.parts], clip_norm=0.5, run_eagerly=True)
-    return trainer.fit(images[:32], batch_size=16, verbose=0).history
+    trainer = glow_tf.PartsTrainer(glow)
+    options = {"clip_norm": 0.5, "run_eagerly": True, "phases": phases}
+    trainer.compile([ScaledSGD(1e-2) for _ in glow.parts], **options)
+    return fit_phases(trainer, images[:32], batch_size=16)
 
 
 def of_parts(glow):
@@ -68,8 +69,8 @@ def test_the_parts_that_a_phase_names_train_and_no_others(phase, devices, glow, 
     history = fit(own, [phase], small_images[:16])
     assert moved(of_parts(glow), of_parts(own)) == PHASES[phase]
     for k, trains in enumerate(PHASES[phase], start=1):
-        assert np.isfinite(history[f"gradient_norm_{k}"][0]) == trains
-    assert np.isfinite(history["bpd"][0]) == (phase.last == 2)
+        assert (f"gradient_norm_{k}" in history) == trains
+    assert ("bpd" in history) == (phase.last == 2)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +91,9 @@ def test_gradients_that_cross_a_part_do_not_train_it(glow, small_images):
     """Part 1 through part 2, as end to end, but part 2 stays."""
     whole, through = glow.recut(), glow.recut()
     for own, phase in ((whole, Phase((0, 1), (1,))), (through, Phase((0,), (1,)))):
-        trainer = glow_tf.PartsTrainer(own, [phase])
-        trainer.compile(glow_tf.TrainConfig(warmup_steps=0, clip_norm=0), run_eagerly=True)
+        trainer = glow_tf.PartsTrainer(own)
+        settings = glow_tf.TrainConfig(warmup_steps=0, clip_norm=0)
+        trainer.compile(settings, run_eagerly=True, phases=[phase])
         trainer.fit(small_images[:16], batch_size=16, verbose=0)
     first, second = (of_parts(g) for g in (whole, through))
     for one, other in zip(first[0], second[0], strict=True):
@@ -118,4 +120,4 @@ def test_a_phase_of_more_parts_than_there_are_is_refused(glow):
     whole = [make(n) for make in (glow_tf.end_to_end, glow_tf.simultaneous) for n in (2, 4)]
     for phase in (Phase((3,)), Phase((0,), (1, 2, 3)), glow_tf.one_part(3), *whole):
         with pytest.raises(ConfigError, match=re.escape(f"3 parts of the glow. Received: phase '{phase}'")):
-            glow_tf.PartsTrainer(glow, [phase])
+            glow_tf.PartsTrainer(glow).set_phase(phase)

@@ -5,13 +5,13 @@ import pytest
 import tensorflow as tf
 from small import rewound, small_glow
 
-from glow_tf import ConfigError, DivergedError, PartsTrainer, phases
+from glow_tf import ConfigError, DivergedError, PartsTrainer
 from glow_tf.training import ScaledSGD
 
 
 def new_trainer(given=()):
     glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1", condition_shape=given)
-    trainer = PartsTrainer(glow, phases("end_to_end", 1, 1), seed=7)
+    trainer = PartsTrainer(glow, seed=7)
     trainer.compile([ScaledSGD(1e-2)], max_skipped_steps=0, run_eagerly=bool(given))
     return trainer
 

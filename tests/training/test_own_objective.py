@@ -55,8 +55,9 @@ SMALL = {"parts": "by_block:2", "flow_steps": 1}
 def trained(own, images, strategy=None, phases=None, epochs=3, batch_size=16):
     with (strategy or tf.distribute.get_strategy()).scope():
         glow = small_glow(**SMALL)
-        trainer = glow_tf.PartsTrainer(glow, phases or [glow_tf.simultaneous(2)] * epochs, objective=own)
-        trainer.compile(glow_tf.TrainConfig(warmup_steps=4), run_eagerly=True)
+        trainer = glow_tf.PartsTrainer(glow, objective=own)
+        phases = phases or [glow_tf.simultaneous(2)] * epochs
+        trainer.compile(glow_tf.TrainConfig(warmup_steps=4), run_eagerly=True, phases=phases)
     return trainer, trainer.fit(images, batch_size=batch_size, epochs=epochs, verbose=0).history
 
 
@@ -90,16 +91,16 @@ class OfTheOutput(glow_tf.LocalObjective):
 def test_a_loss_need_not_depend_on_all_of_its_part(small_images):
     for devices in ((), ("CPU:0", "CPU:1")):
         glow = glow_tf.Glow(small_config(**SMALL), devices, name="glow")
-        trainer = glow_tf.PartsTrainer(glow, [glow_tf.simultaneous(2)], objective=OfTheOutput)
-        trainer.compile(run_eagerly=True)
+        trainer = glow_tf.PartsTrainer(glow, objective=OfTheOutput)
+        trainer.compile(run_eagerly=True, phases=[glow_tf.simultaneous(2)])
         assert np.isfinite(trainer.fit(small_images[:16], batch_size=16, verbose=0).history["bpd"]).all()
 
 
 def test_its_weights_move_with_its_part_alone(own, small_images):
     for k in (0, 1):
         glow = small_glow(**SMALL)
-        trainer = glow_tf.PartsTrainer(glow, [glow_tf.one_part(k)], objective=own)
-        trainer.compile(run_eagerly=True)
+        trainer = glow_tf.PartsTrainer(glow, objective=own)
+        trainer.compile(run_eagerly=True, phases=[glow_tf.one_part(k)])
         trainer.initialize(small_images)
         before = [weights(part) for part in glow.parts]
         of_objective = weights(trainer.local_objectives[0])
@@ -194,7 +195,7 @@ def test_what_is_no_objective_is_refused(own, small_images):
 
 
 def test_one_that_no_phase_uses_is_told(own, small_images):
-    trainer = glow_tf.PartsTrainer(small_glow(**SMALL), glow_tf.phases("end_to_end", 2, 1), objective=own)
+    trainer = glow_tf.PartsTrainer(small_glow(**SMALL), objective=own)
     trainer.compile()
     with pytest.warns(UserWarning, match="no phase trains a part on its own objective.*Received: phases end"):
-        trainer.fit(small_images[:8], batch_size=8, verbose=0)
+        trainer.fit(small_images[:8], batch_size=8, epochs=1, verbose=0)

@@ -2,11 +2,12 @@
 
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import config
-from small import small_glow
+from small import fit_phases, small_glow
 
 from glow_tf import ConfigError, PartsTrainer, RunConfig, data
 from glow_tf.architectures.partition import part_layouts, relative_cost
@@ -34,9 +35,13 @@ def train(images, cached):
     sequential = phases("sequential", 2, 4)
     turns = turn_starts(sequential)
     glow = small_glow(parts="across_block:2", flow_steps=2, perturbed=False)
-    trainer = PartsTrainer(glow, sequential, seed=3)
-    trainer.compile([FusedAdamax(5e-3) for _ in glow.parts])
-    batches = data.training_batches(images, 16, 3, augment="flip_shift", epochs=data.Epochs(noise=turns))
+    trainer = PartsTrainer(glow, seed=3)
+    trainer.compile([FusedAdamax(5e-3) for _ in glow.parts], phases=sequential)
+    first = tf.Variable(0, dtype=tf.int64)
+    epochs = data.Epochs(first, turns)
+    batches = data.training_batches(images, 16, 3, augment="flip_shift", epochs=epochs)
+    steps = data.steps_per_epoch(len(images), 16)
+    move = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: first.assign((epoch + 1) * steps))
     if cached:
         trainer.prefix_caches = {sequential[-1]: PrefixCache(glow, 1, len(images))}
     run = types.SimpleNamespace(
@@ -44,10 +49,8 @@ def train(images, cached):
         prefix_batches=lambda epoch: data.prefix_batches(images, 16, 3, epoch, augment="flip_shift"),
     )
     fill = FillPrefixCaches(run, EpochResult())
-    history = trainer.fit(
-        batches, steps_per_epoch=data.steps_per_epoch(len(images), 16), callbacks=[fill], verbose=0
-    )
-    return glow.get_weights(), history.history
+    history = fit_phases(trainer, batches, steps_per_epoch=steps, callbacks=[fill, move])
+    return glow.get_weights(), history
 
 
 @pytest.mark.slow

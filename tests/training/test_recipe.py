@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import small_config
+from small import fit_phases, small_config
 
 from glow_tf import ConfigError, Glow, PartsTrainer, TrainConfig, data, export, load, phases
 from glow_tf.commands.run_flags import config_of
@@ -25,8 +25,10 @@ def small_images(small_images):
 
 def make_trainer(train=None, own=(), parts="by_block:2", devices=(), num_blocks=2, **options):
     config = small_config(flow_steps=1, num_blocks=num_blocks, parts=parts)
-    trainer = PartsTrainer(Glow(config, devices), own, seed=7)
-    trainer.compile(train, **{"run_eagerly": True, **options})  # sooner than to trace a few steps
+    trainer = PartsTrainer(Glow(config, devices), seed=7)
+    trainer.compile(
+        train, **{"run_eagerly": True, "phases": own, **options}
+    )  # sooner than to trace a few steps
     return trainer
 
 
@@ -103,11 +105,9 @@ def test_a_saved_trainer_goes_on_with_the_recipe(trained, small_images, tmp_path
         loaded = keras.saving.load_model(tmp_path / "trainer.keras")
     assert loaded.options.to_config() == trainer.options.to_config()
     loaded.run_eagerly = True
-    loaded.fit(small_images, initial_epoch=int(trained), verbose=0)
-    whole.fit(small_images, verbose=0)
+    fit_phases(loaded, small_images, initial_epoch=int(trained))
+    fit_phases(whole, small_images)
     assert_equal(weights(loaded), weights(whole))
-    loaded.compile(settings(schedule="simultaneous"))  # phases that came from settings give way to others
-    assert loaded.phases != whole.phases
 
 
 def test_options_win_over_the_settings():
@@ -117,14 +117,12 @@ def test_options_win_over_the_settings():
         trainer.compile("sgd", steps_per_epoch=4)
 
 
-def test_the_phases_of_the_trainer_count():
+def test_the_phases_of_compile_win_over_the_schedule_of_the_settings():
     own = phases("sequential", 2, 4, 2)
     trainer = make_trainer(TrainConfig(finetune_learning_rate="1e-2"), own)
     assert trainer.phases == own
     assert [(rate.steps, rate.finetune_from) for rate in rates_of(trainer)] == [(4, 2), (4, 2)]
-    assert make_trainer(settings(schedule="sequential", part_epochs=4, finetune_epochs=2), own).phases == own
-    with pytest.raises(ConfigError, match=r"must be the same; .*Received: phases=part 1, .*'part_epochs': 5"):
-        make_trainer(TrainConfig(part_epochs=5), own)
+    assert make_trainer(TrainConfig(part_epochs=5), own).phases == own
     for others in (phases("end_to_end", 2, 4), phases("sequential", 2, 4)):
         with pytest.raises(ConfigError, match=r"finetune_learning_rate needs phases that end end to end"):
             make_trainer(TrainConfig(finetune_learning_rate="1e-2"), others)

@@ -33,8 +33,8 @@ def new(optimizer, strategy="one_device", schedule="end_to_end", **options):
     with make_strategy(strategy).scope():
         glow = Glow(small_config(n_bits=8, scale="exp", **size), name="glow")
         n = len(glow.parts)
-        trainer = PartsTrainer(glow, phases(schedule, n, 1), seed=3)
-        trainer.compile([optimizer() for _ in range(n)], **options)
+        trainer = PartsTrainer(glow, seed=3)
+        trainer.compile([optimizer() for _ in range(n)], phases=phases(schedule, n, 1), **options)
     return trainer
 
 

@@ -70,8 +70,7 @@ def test_the_terms_of_a_part_are_those_of_its_flow_steps_and_latents(glow, image
 @pytest.mark.parametrize("count", [1, 50, 300])
 def test_one_draw_is_what_the_trainer_evaluates(glow, rng, count):
     images = rng.integers(0, 129, (count, 8, 8, 1), np.uint8)
-    phases = glow_tf.phases("end_to_end", 1, 1)
-    trainer = glow_tf.PartsTrainer(glow, phases)
+    trainer = glow_tf.PartsTrainer(glow)
     trainer.compile("sgd")
     expected = trainer.evaluate(data.evaluation_batches(images, 16, seed=3), return_dict=True, verbose=0)
     mean, error = mean_and_error(evaluate(glow, images, seed=3).per_image)

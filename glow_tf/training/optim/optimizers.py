@@ -214,6 +214,53 @@ class FusedAdamax(Fused, keras.optimizers.Adamax):
         self._apply_kernel(tf.raw_ops.ResourceApplyAdaMax, gradient, variable, learning_rate)
 
 
+class OptimizerOfParts(keras.optimizers.Optimizer):
+    """What Keras and its callbacks know as the optimizer of a trainer: those of all parts.
+
+    Its rate is that of the first part. Who sets it multiplies the rates of all parts by one factor. `fit`
+    does not end with the moving averages of the weights; see `Averages`.
+    """
+
+    def __init__(self, optimizers: Optimizers):
+        super().__init__(learning_rate=0.0)
+        self.of_parts = list(optimizers)
+        self._ratios = [1.0] * len(self.of_parts)  # to the first part's rate, when it was last not 0
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        return [v for optimizer in self.of_parts for v in optimizer.variables]
+
+    @property
+    def iterations(self) -> keras.Variable:
+        return self.of_parts[0].iterations
+
+    @property
+    def learning_rate(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self.of_parts[0].learning_rate)
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        rates = [rate_of(optimizer) for optimizer in self.of_parts]
+        for part, own in enumerate(rates, start=1):
+            if not isinstance(own, keras.Variable):
+                raise ConfigError(
+                    "a learning rate is set, which needs optimizers that have a number as rate. "
+                    f"Received: a schedule for part {part}"
+                )
+        if now := float(rates[0].numpy()):
+            self._ratios = [float(own.numpy()) / now for own in rates]
+        for own, ratio in zip(rates, self._ratios, strict=True):
+            own.assign(ratio * float(rate))
+
+    def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
+        """Leaves the weights as they are."""
+
+    def save_own_variables(self, store: dict) -> None:
+        """Saves nothing: each part's optimizer saves its own."""
+
+    load_own_variables = save_own_variables
+
+
 BY_NAME = {"adamax": FusedAdamax, "adam": FusedAdam, "sgd": ScaledSGD}
 
 

@@ -15,8 +15,6 @@ from glow_tf.model.glow import Glow
 from glow_tf.training.optim.optimizers import make_optimizers
 from glow_tf.training.options import CompileOptions
 
-SCHEDULE = ("schedule", "part_epochs", "finetune_epochs", "period", "only_part")
-
 
 class Recipe(NamedTuple):
     """What a trainer is compiled with."""
@@ -32,26 +30,16 @@ def recipe_of(
     """Returns the recipe of the settings, made in the current strategy's scope.
 
     Without phases the settings say them; without `steps_per_epoch`, `count_steps` tells the optimizers later.
-    ConfigError if the settings do not fit the model, or contradict the phases, or are for runs alone.
+    ConfigError if the settings do not fit the model, or are for runs alone.
     """
     num_parts = len(glow.parts)
-    said = phases_of_training(train, num_parts)
-    if phases and tuple(phases) != said and _schedule(train) != _schedule(TrainConfig()):
-        raise ConfigError(
-            "the phases of the trainer and the schedule of its TrainConfig must be the same; give one of the "
-            f"two. Received: phases={', '.join(map(str, phases)):.100}, {_schedule(train)}"
-        )
     for_runs = {"cache_prefix": "prefix_caches, see PrefixCache", "objective": "an argument for its class"}
     for_runs["steps_per_epoch"] = "that of compile and of fit"
     for name, has in for_runs.items():
         if value := getattr(train, name):
             raise ConfigError(f"{name} is a setting of runs; a trainer has {has}. Received: {name}={value!r}")
-    phases = tuple(phases) or said
+    phases = tuple(phases) or phases_of_training(train, num_parts)
     optimizers = make_optimizers(train, phases, num_parts, steps_per_epoch)
     names = {field.name for field in dataclasses.fields(CompileOptions)}
     options = {name: value for name, value in vars(train).items() if name in names}
     return Recipe(phases, optimizers, options)
-
-
-def _schedule(train: TrainConfig) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(train).items() if name in SCHEDULE}

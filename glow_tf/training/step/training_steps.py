@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from glow_tf.architectures.schedule import Phase, phase_of_epoch
+from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors.pieces import mode_of_process
 from glow_tf.devices.strategies import step_function
 from glow_tf.internals import keeping_custom_gradients
@@ -79,8 +79,8 @@ class TrainingSteps:
         step = steps_made(self._optimizers[first]).value
         return batch | {"noise": noise_of_step(batch["images"], (self._seed, first), step)}
 
-    def begin_fit(self, dataset: Dataset, phases: Sequence[Phase], arguments: Mapping[str, Any]) -> None:
-        """Checks the rates and the data of a `fit` with such arguments; see `fit`.
+    def begin_fit(self, dataset: Dataset, phase: Phase, arguments: Mapping[str, Any]) -> None:
+        """Checks the rates and the data of a `fit` in a phase, with such arguments; see `fit`.
 
         ConfigError if several steps at a time need another number of batches.
         """
@@ -90,9 +90,7 @@ class TrainingSteps:
         count_steps(self._optimizers, in_epoch)
         callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
         if not any(isinstance(c, keras.callbacks.BackupAndRestore) for c in callbacks):  # it moves the start
-            num_parts, epochs = len(self._optimizers), range(first, arguments["epochs"])
-            of_epochs = (phase_of_epoch(phases, epoch, num_parts) for epoch in epochs)
-            check_rates(self._optimizers, of_epochs, in_epoch)
+            check_rates(self._optimizers, [phase] * (arguments["epochs"] - first), in_epoch)
 
     def begin_batch(self) -> None:
         """Checks that one step can be made alone: ConfigError where it has no rate."""
