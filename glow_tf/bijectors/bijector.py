@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors import likelihood
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.mode import PLAIN, Context
+from glow_tf.bijectors.mode import ALONE, Context
 
 # By default TensorFlow rounds float32 products on newer GPUs to 10 bits: a flow would not invert itself.
 tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -54,14 +54,6 @@ class PartOutput(NamedTuple):
         return self.log_likelihood_term - sum(map(likelihood.standard_normal_log_prob, self.latents))
 
 
-class KeepsArguments(keras.layers.Layer):
-    """A layer that keeps the arguments of its constructor, each under its own name: they are its config."""
-
-    def get_config(self) -> dict:
-        names = [name for name in inspect.signature(self.__init__).parameters if name != "kwargs"]
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
-
 class Bijector(keras.layers.Layer):
     """An invertible Keras layer on images that knows its log-determinant.
 
@@ -88,15 +80,15 @@ class Bijector(keras.layers.Layer):
     in nats, in the layer's compute dtype (float32 by default).
     """
 
-    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         """Returns f(x) [B, H', W', C'] and log|det df(x)/dx| [B] in nats, for x [B, H, W, C]."""
         raise NotImplementedError(f"{type(self).__name__} must define forward_and_log_det(x).")
 
-    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         """Returns f⁻¹(y) [B, H, W, C] and log|det df⁻¹(y)/dy| [B] in nats, for y [B, H', W', C']."""
         raise NotImplementedError(f"{type(self).__name__} must define inverse_and_log_det(y).")
 
-    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         """Sets the weights that depend on data from the batch x [B, H, W, C], and returns f(x).
 
         Call it once, eagerly and in cross-replica context. Weights that are already initialised or restored
@@ -112,13 +104,13 @@ class Bijector(keras.layers.Layer):
         """
         return tuple(input_shape), ()
 
-    def forward_in_part(self, so_far: PartOutput, context: Context = PLAIN) -> PartOutput:
+    def forward_in_part(self, so_far: PartOutput, context: Context = ALONE) -> PartOutput:
         """Runs forward from what the bijectors before it made, and adds its own terms to theirs."""
         h, log_det = self.forward_and_log_det(so_far.h, *read_by(self, context))
         return so_far._replace(h=h, log_det=so_far.log_det + log_det)
 
     def inverse_in_part(
-        self, h: tf.Tensor, latents: Latents, bound: Bound, context: Context = PLAIN
+        self, h: tf.Tensor, latents: Latents, bound: Bound, context: Context = ALONE
     ) -> tuple[tf.Tensor, Latents]:
         """Undoes `forward_in_part`: returns its input [B, H, W, C], and the latents factored out before it.
 
@@ -130,7 +122,7 @@ class Bijector(keras.layers.Layer):
         """
         return bound(self.inverse_and_log_det(h, *read_by(self, context))[0]), latents
 
-    def initialize_in_part(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def initialize_in_part(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         """Does what `initialize` does, and returns only what goes on, [B, H', W', C']."""
         return self.initialize(x, *read_by(self, context))
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, read_by
-from glow_tf.bijectors.mode import PLAIN, Context
+from glow_tf.bijectors.mode import ALONE, Context
 
 WithMap = tuple[tf.Tensor, tf.Tensor]  # a result [B, H, W, C], and its log-determinant by place, [B, H, W]
 
 
 @functools.singledispatch
-def log_det_by_place(bijector: Bijector, x: tf.Tensor, context: Context = PLAIN) -> WithMap:
+def log_det_by_place(bijector: Bijector, x: tf.Tensor, context: Context = ALONE) -> WithMap:
     """Returns f(x) [B, H', W', C'], and its log-determinant by place, [B, H', W'] in nats.
 
     The sum over places is the log-determinant. By default all places have the same share. Classes that know

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet, read_by
-from glow_tf.bijectors.mode import PLAIN, Context
+from glow_tf.bijectors.mode import ALONE, Context
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -36,7 +36,7 @@ class Chain(Bijector):
             input_shape, _ = bijector.compute_output_shape(input_shape)
         self.built = True
 
-    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         self._ensure_built(x)
         total = 0.0
         for bijector in self.bijectors:
@@ -44,7 +44,7 @@ class Chain(Bijector):
             total += log_det
         return x, total
 
-    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         self._require_built()
         total = 0.0
         for bijector in reversed(self.bijectors):
@@ -52,7 +52,7 @@ class Chain(Bijector):
             total += log_det
         return y, total
 
-    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         self._ensure_built(x)
         for bijector in self.bijectors:
             x = bijector.initialize(x, *read_by(bijector, context))

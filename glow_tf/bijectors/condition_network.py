@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import FEATURE_BOUND, KeepsArguments, Shape, soft_bound
+from glow_tf.bijectors.bijector import FEATURE_BOUND, Shape, soft_bound
 from glow_tf.bijectors.condition import Condition, at_its_own_resolution
 from glow_tf.bijectors.mode import PLAIN, Mode
 from glow_tf.bijectors.networks import ACTIVATION, HiddenConvolution
@@ -14,7 +14,7 @@ from glow_tf.bijectors.rate_factor import REFERENCE_WIDTH, scales_with
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class ConditionNetwork(KeepsArguments):
+class ConditionNetwork(keras.layers.Layer):
     """Convolutions of 3×3 pixels, each followed by ActNorm, with an activation between them.
 
     Shapes: [B, h, w, c] → [B, h, w, features]. A vector [B, d] is a map of one pixel; several conditions are
@@ -62,7 +62,7 @@ class ConditionNetwork(KeepsArguments):
             input_shape = (*input_shape[:-1], self.features)
         self.built = True
 
-    def call(self, condition: Condition, mode: Mode = PLAIN.mode) -> tf.Tensor:
+    def call(self, condition: Condition, mode: Mode = PLAIN) -> tf.Tensor:
         """Returns the features, in the dtype of the condition."""
         return self._run(condition, functools.partial(HiddenConvolution.call, mode=mode))
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Shape, WithLogDet
 from glow_tf.bijectors.by_place import WithMap, log_det_by_place, with_slopes
-from glow_tf.bijectors.mode import PLAIN, Context
+from glow_tf.bijectors.mode import ALONE, Context
 from glow_tf.bijectors.networks import CouplingNetwork
 from glow_tf.bijectors.own_layers import made
 from glow_tf.bijectors.own_network import OwnNetwork
@@ -101,11 +101,11 @@ class Coupling(Repeatable):
                 f"Received: {type(self.transform).__name__}, which makes {np.ravel(y)} of {np.ravel(b)}"
             )
 
-    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         self._ensure_built(x)
         return self.forward_folded(x, self.fold(), context)
 
-    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         self._require_built()
         folded = self.fold()
         a, y_b = self._halves(y, folded)
@@ -116,12 +116,12 @@ class Coupling(Repeatable):
         """Returns what `CouplingNetwork.fold` does, and which pixels are a."""
         return [*self.network.fold(), *([self.colour.value] if self.in_space else [])]
 
-    def forward_folded(self, x: tf.Tensor, folded: Folded, context: Context = PLAIN) -> WithLogDet:
+    def forward_folded(self, x: tf.Tensor, folded: Folded, context: Context = ALONE) -> WithLogDet:
         a, b = self._halves(x, folded)
         y_b, log_det = self.transform.forward(b, *self.parameters(a, folded, context))
         return self._joined(a, y_b), log_det
 
-    def parameters(self, a: tf.Tensor, folded: Folded | None = None, context: Context = PLAIN) -> Parameters:
+    def parameters(self, a: tf.Tensor, folded: Folded | None = None, context: Context = ALONE) -> Parameters:
         """Returns the transform's parameters for the half a; every direction reads the network here.
 
         They are (shift, log_scale) of an affine transform, (shift,) of an additive one, of the shape of b.
@@ -154,7 +154,7 @@ class Coupling(Repeatable):
         if self.in_space:
             self.colour.assign(seed % 2)
 
-    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         self._ensure_built(x)
         folded = self.fold()
         a, b = self._halves(x, folded)
@@ -171,7 +171,7 @@ class Coupling(Repeatable):
 
 
 @log_det_by_place.register
-def _(coupling: Coupling, x: tf.Tensor, context: Context = PLAIN) -> WithMap:
+def _(coupling: Coupling, x: tf.Tensor, context: Context = ALONE) -> WithMap:
     folded = coupling.fold()
     a, b = coupling._halves(x, folded)
     parameters = coupling.parameters(a, folded, context)

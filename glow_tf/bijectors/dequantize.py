@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, KeepsArguments, WithLogDet, per_example
+from glow_tf.bijectors.bijector import Bijector, WithLogDet, per_example
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class Dequantize(KeepsArguments, Bijector):
+class Dequantize(Bijector):
     """Centres and scales pixel levels: the map between [0, 2^n_bits) and [−½, ½).
 
     A byte b has the level ⌊b / 2^(8−n_bits)⌋. With more than 8 bits, images are integers of 16 bits, and

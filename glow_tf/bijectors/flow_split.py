@@ -13,7 +13,7 @@ from glow_tf.bijectors.condition import beside
 from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.coupling import coupling_settings, pop_coupling_config
 from glow_tf.bijectors.flow_step import flow_step
-from glow_tf.bijectors.mode import PLAIN, Context
+from glow_tf.bijectors.mode import ALONE, Context
 from glow_tf.bijectors.networks import CouplingNetwork
 from glow_tf.bijectors.priors import GaussianPrior
 from glow_tf.bijectors.split import FactorsOut
@@ -132,7 +132,7 @@ class FlowSplit(FactorsOut):
         self.prior.build((*others, channels - self.kept))
         self.built = True
 
-    def whiten(self, h: tf.Tensor, z: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def whiten(self, h: tf.Tensor, z: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         if self._is_large(z):
             eps, by_place = self.whiten_by_place(h, z, context)
             return eps, tf.reduce_sum(by_place, axis=[1, 2])
@@ -141,7 +141,7 @@ class FlowSplit(FactorsOut):
         eps, of_prior = self.prior.forward_and_log_det(u, seen)
         return eps, of_flow + of_prior
 
-    def whiten_by_place(self, h: tf.Tensor, z: tf.Tensor, context: Context = PLAIN) -> WithMap:
+    def whiten_by_place(self, h: tf.Tensor, z: tf.Tensor, context: Context = ALONE) -> WithMap:
         """Does what `whiten` does, and returns the log-determinant by place, [B, H, W]."""
 
         def whitened(h: tf.Tensor, z: tf.Tensor) -> WithMap:
@@ -153,7 +153,7 @@ class FlowSplit(FactorsOut):
         return in_tiles(whitened, self.radius, h, z) if self._is_large(z) else whitened(h, z)
 
     def colour_bounded(
-        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, context: Context = PLAIN
+        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, context: Context = ALONE
     ) -> tf.Tensor:
         def coloured(h: tf.Tensor, eps: tf.Tensor) -> list[tf.Tensor]:
             seen = self._seen(h, context)
@@ -163,13 +163,13 @@ class FlowSplit(FactorsOut):
         is_large = self._is_large(eps)
         return (in_tiles(coloured, self.radius, h, eps) if is_large else coloured(h, eps))[0]
 
-    def colour(self, h: tf.Tensor, eps: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def colour(self, h: tf.Tensor, eps: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         seen = self._seen(h, context)
         u, of_prior = self.prior.inverse_and_log_det(eps, seen)
         z, of_flow = self.flow.inverse_and_log_det(u, seen)
         return z, of_flow + of_prior
 
-    def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, context: Context = PLAIN) -> None:
+    def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, context: Context = ALONE) -> None:
         features = self.features.initialize(self._read(h, context))
         self.flow.initialize(z, Context(features))
 

@@ -9,7 +9,7 @@ from glow_tf.bijectors.by_place import WithMap, evenly, log_det_by_place
 from glow_tf.bijectors.chain import Chain
 from glow_tf.bijectors.coupling import Coupling, coupling_settings, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
-from glow_tf.bijectors.mode import PLAIN, Context
+from glow_tf.bijectors.mode import ALONE, Context
 from glow_tf.bijectors.own_layers import made, seeded
 from glow_tf.bijectors.rate_factor import scales_with
 from glow_tf.bijectors.repeatable import Folded, Repeatable, all_variables
@@ -61,15 +61,15 @@ class FlowStep(Repeatable):
     def condition_channels(self) -> int:
         return self.coupling.condition_channels
 
-    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         self._ensure_built(x)
         return self.coupling.initialize(self.conv.initialize(self.actnorm.initialize(x)), context)
 
-    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         self._ensure_built(x)
         return self.forward_folded(x, self.fold(), context)
 
-    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         self._require_built()
         mixed, coupling_log_det = self.coupling.inverse_and_log_det(y, context)
         normed, conv_log_det = self.conv.inverse_and_log_det(mixed)
@@ -85,7 +85,7 @@ class FlowStep(Repeatable):
         log_det_per_pixel = self.actnorm.log_det_per_pixel() + self.conv.log_det_per_pixel()
         return [matrix * scale[..., tf.newaxis, :], bias, log_det_per_pixel, *self.coupling.fold()]
 
-    def forward_folded(self, x: tf.Tensor, folded: Folded, context: Context = PLAIN) -> WithLogDet:
+    def forward_folded(self, x: tf.Tensor, folded: Folded, context: Context = ALONE) -> WithLogDet:
         mixed, linear = _linear(x, *folded[:3])
         y, log_det = self.coupling.forward_folded(mixed, folded[3:], context)
         return y, log_det + linear
@@ -109,7 +109,7 @@ class FlowStep(Repeatable):
 
 
 @log_det_by_place.register
-def _(step: FlowStep, x: tf.Tensor, context: Context = PLAIN) -> WithMap:
+def _(step: FlowStep, x: tf.Tensor, context: Context = ALONE) -> WithMap:
     mixed, log_det = _linear(x, *step.fold()[:3])
     y, of_coupling = log_det_by_place(step.coupling, mixed, context)
     return y, of_coupling + evenly(log_det, y)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import KeepsArguments, Shape, WithLogDet, per_example, pixels_of, soft_bound
+from glow_tf.bijectors.bijector import Shape, WithLogDet, per_example, pixels_of, soft_bound
 from glow_tf.bijectors.repeatable import Repeatable
 from glow_tf.config import PERMUTATIONS
 
@@ -13,7 +13,7 @@ LOG_SCALE_BOUND = 8.0
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class InvertibleConv(KeepsArguments, Repeatable):
+class InvertibleConv(Repeatable):
     """Multiplies the channels of every pixel by one invertible C×C matrix W.
 
     Forward:   y_p = W x_p at every pixel p      log_det = H·W·log|det W|

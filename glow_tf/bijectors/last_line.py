@@ -8,7 +8,6 @@ import tensorflow as tf
 from glow_tf.bijectors.bijector import (
     Bijector,
     Bound,
-    KeepsArguments,
     Latents,
     PartOutput,
     Shape,
@@ -23,7 +22,7 @@ FARTHEST = 80.0  # of an exponent; float32 overflows at 88
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class LastLine(KeepsArguments, Bijector):
+class LastLine(Bijector):
     """Factors out the last row, or column, of images with an odd side; then the side can be halved.
 
     Let d be the difference between the last line and the line before it, and e its first channel, and of

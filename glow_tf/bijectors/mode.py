@@ -32,6 +32,9 @@ class Mode(NamedTuple):
     streams: int = 1
 
 
+PLAIN = Mode()
+
+
 class Context(NamedTuple):
     """What a bijector is handed beside its argument.
 
@@ -41,10 +44,10 @@ class Context(NamedTuple):
     """
 
     condition: Condition = None
-    mode: Mode = Mode()
+    mode: Mode = PLAIN
 
 
-PLAIN = Context()
+ALONE = Context()
 
 
 class TracedOnce:

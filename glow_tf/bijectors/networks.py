@@ -7,9 +7,9 @@ import keras
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
-from glow_tf.bijectors.bijector import KeepsArguments, Shape
+from glow_tf.bijectors.bijector import Shape
 from glow_tf.bijectors.condition import brought_to
-from glow_tf.bijectors.mode import PLAIN, Context, Mode
+from glow_tf.bijectors.mode import ALONE, PLAIN, Context, Mode
 from glow_tf.bijectors.rate_factor import REFERENCE_WIDTH, scales_with
 
 ACTIVATION: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
@@ -22,9 +22,7 @@ ACTIVATION: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 OF_PIXELS = "glow_tf>ConvolutionOfPixels"  # the gradient's name in TensorFlow's registry
 
 
-def convolve(
-    x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None, mode: Mode = PLAIN.mode
-) -> tf.Tensor:
+def convolve(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None, mode: Mode = PLAIN) -> tf.Tensor:
     """Convolves, and adds the bias, in one dtype: [B, H, W, C], [k, k, C, D], [D] → [B, H, W, D]."""
     # The gradient has a name and no closure, so it outlives the step in which a stack's function was traced.
     own = {"Conv2D": OF_PIXELS} if mode.training and kernel.shape[:2] == (1, 1) else {}
@@ -46,18 +44,18 @@ def gradients_of_pixels(operation: tf.Operation, upstream: tf.Tensor) -> tuple[t
     return to_x, tf.matmul(pixels, of_pixels, transpose_a=True)[None, None]
 
 
-class _Convolution(KeepsArguments):
+class _Convolution(keras.layers.Layer):
     """A convolution that keeps height and width."""
 
     def convolve(
-        self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None, mode: Mode = PLAIN.mode
+        self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None, mode: Mode = PLAIN
     ) -> tf.Tensor:
         """Convolves in the layer's compute dtype, and adds the bias: [B, H, W, C] → [B, H, W, filters]."""
         dtype = self.variable_dtype if mode.full_precision else self.compute_dtype
         given = [tensor if tensor is None else tf.cast(tensor, dtype) for tensor in (x, kernel, bias)]
         return convolve(*given, mode)
 
-    def call(self, x: tf.Tensor, mode: Mode = PLAIN.mode) -> tf.Tensor:
+    def call(self, x: tf.Tensor, mode: Mode = PLAIN) -> tf.Tensor:
         return self.run_folded(x, self.fold(), mode)
 
 
@@ -119,7 +117,7 @@ class HiddenConvolution(_Convolution):
         What is `added` to the convolution, [B, H, W, filters] or [B, 1, 1, filters], is not scaled yet.
         """
         if self.norm != "actnorm":
-            return self.run_folded(x, self.fold(), PLAIN.mode, added)
+            return self.run_folded(x, self.fold(), PLAIN, added)
         y = self.convolve(x, self.kernel.value, mode=Mode(full_precision=True))
         if added is not None:
             y += tf.cast(added, y.dtype)
@@ -165,7 +163,7 @@ class ZeroConvolution(_Convolution):
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class CouplingNetwork(KeepsArguments):
+class CouplingNetwork(keras.layers.Layer):
     """Three convolutions, 3×3 → 1×1 → 3×3, with an activation between them; the last one starts at zero.
 
     The hidden ones have `width` channels, and `norm` after them. Under the dtype policy `mixed_bfloat16` the
@@ -247,10 +245,10 @@ class CouplingNetwork(KeepsArguments):
         given = brought_to(context.condition, x, self.condition_channels)
         return self.hidden[0].convolve(given, kernel, mode=context.mode)
 
-    def call(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def call(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         return self.run_folded(x, self.fold(), context)
 
-    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         """Sets the ActNorms from data, in order, as `Bijector.initialize` does, and runs the network."""
         added = self._read(x, context, self.reading.value) if self.condition_channels else None
         activation = ACTIVATION[self.activation]

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import KeepsArguments, Shape
+from glow_tf.bijectors.bijector import Shape
 from glow_tf.bijectors.condition import beside
-from glow_tf.bijectors.mode import PLAIN, Context
+from glow_tf.bijectors.mode import ALONE, Context
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.bijectors.own_layers import made, seeded
 from glow_tf.bijectors.rate_factor import scales_with
@@ -18,7 +18,7 @@ from glow_tf.core.errors import ConfigError
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class OwnNetwork(KeepsArguments):
+class OwnNetwork(keras.layers.Layer):
     """A Keras layer of one's own, followed by a 3×3 convolution that starts at zero.
 
     The layer maps [B, H, W, C] to [B, H, W, any number]. A condition is brought to the same height and width,
@@ -84,10 +84,10 @@ class OwnNetwork(KeepsArguments):
         y = self.last.run_folded(tf.cast(h, x.dtype), folded[count : count + 3], context.mode)
         return tf.cast(y, x.dtype)
 
-    def call(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def call(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         return self.run_folded(x, self.fold(), context)
 
-    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         """Runs the network: nothing in it is set from data."""
         return self.call(x, context)
 

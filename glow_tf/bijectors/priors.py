@@ -8,7 +8,6 @@ import tensorflow as tf
 from glow_tf.bijectors.bijector import (
     LOG_DEVIATION_BOUND,
     Bijector,
-    KeepsArguments,
     Shape,
     WithLogDet,
     no_log_det,
@@ -19,13 +18,13 @@ from glow_tf.bijectors.bijector import (
 from glow_tf.bijectors.by_place import WithMap, log_det_by_place, with_slopes
 from glow_tf.bijectors.condition import brought_to
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
-from glow_tf.bijectors.mode import PLAIN, Context
+from glow_tf.bijectors.mode import ALONE, Context
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.config import GAUSSIANS
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class GaussianPrior(KeepsArguments, Bijector):
+class GaussianPrior(Bijector):
     """A Gaussian density of a tensor, written as the bijector that whitens the tensor.
 
     Forward:   eps = (h − mean_c) / deviation_c      log_det = −H·W·Σ_c log deviation_c
@@ -63,26 +62,26 @@ class GaussianPrior(KeepsArguments, Bijector):
             self.network.build((*input_shape[:-1], self.condition_channels))
         self.built = True
 
-    def log_prob(self, h: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def log_prob(self, h: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         """Returns log p(h), given a condition if there is one, in nats, [B], for h [B, H, W, C]."""
         eps, log_det = self.forward_and_log_det(h, context)
         return standard_normal_log_prob(eps) + log_det
 
-    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         self._ensure_built(x)
         if self.kind == "standard":
             return x, no_log_det(x)
         mean, log_deviation = self.moments(x, context)
         return (x - mean) * tf.exp(-log_deviation), -_log_det(x, log_deviation)
 
-    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         self._require_built()
         if self.kind == "standard":
             return y, no_log_det(y)
         mean, log_deviation = self.moments(y, context)
         return y * tf.exp(log_deviation) + mean, _log_det(y, log_deviation)
 
-    def moments(self, x: tf.Tensor, context: Context = PLAIN) -> tuple[tf.Tensor, tf.Tensor]:
+    def moments(self, x: tf.Tensor, context: Context = ALONE) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and log-deviation: [C], [B, 1, 1, C] or [B, H, W, C], to whiten x."""
         mean, raw = self.mean.value, self.raw_log_deviation.value
         if self.condition_channels:
@@ -93,7 +92,7 @@ class GaussianPrior(KeepsArguments, Bijector):
 
 
 @log_det_by_place.register
-def _(prior: GaussianPrior, x: tf.Tensor, context: Context = PLAIN) -> WithMap:
+def _(prior: GaussianPrior, x: tf.Tensor, context: Context = ALONE) -> WithMap:
     return with_slopes(lambda x: prior.forward_and_log_det(x, context)[0], x)
 
 
@@ -112,12 +111,12 @@ class UniformPrior(Bijector):
     next level learns, and nothing of it is the level's own.
     """
 
-    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         return x, no_log_det(x)
 
-    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         return y, no_log_det(y)
 
-    def log_prob(self, h: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def log_prob(self, h: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         """Returns 0 for every example of h [B, H, W, C]: [B], nats."""
         return no_log_det(h)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.bijector import Bijector, WithLogDet, read_by
-from glow_tf.bijectors.mode import PLAIN, Context
+from glow_tf.bijectors.mode import ALONE, Context
 from glow_tf.internals import with_values
 
 Folded = Sequence[tf.Tensor]  # what `Repeatable.fold` returned for one copy
@@ -38,7 +38,7 @@ class Repeatable(Bijector):
         """Returns the tensors, of any shape, that replace the weights; by default, the weights themselves."""
         return [v.value for v in all_variables(self)]
 
-    def forward_folded(self, x: tf.Tensor, folded: Folded, context: Context = PLAIN) -> WithLogDet:
+    def forward_folded(self, x: tf.Tensor, folded: Folded, context: Context = ALONE) -> WithLogDet:
         """Runs `forward_and_log_det` with what `fold` returned for one copy."""
         with with_weights(self, folded):
             return self.forward_and_log_det(x, *read_by(self, context))

@@ -7,7 +7,6 @@ from glow_tf.bijectors.bijector import (
     LOG_DEVIATION_BOUND,
     Bijector,
     Bound,
-    KeepsArguments,
     Latents,
     PartOutput,
     Shape,
@@ -17,7 +16,7 @@ from glow_tf.bijectors.bijector import (
 )
 from glow_tf.bijectors.condition import beside
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
-from glow_tf.bijectors.mode import PLAIN, Context
+from glow_tf.bijectors.mode import ALONE, Context
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.config import GAUSSIANS
 
@@ -37,55 +36,50 @@ class FactorsOut(Bijector):
         """Returns how many of a tensor's channels go on."""
         raise NotImplementedError
 
-    def whiten(self, h: tf.Tensor, z: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def whiten(self, h: tf.Tensor, z: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         """Returns eps, of the shape of z, and log|det d eps/dz| [B] in nats."""
         raise NotImplementedError
 
-    def colour(self, h: tf.Tensor, eps: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def colour(self, h: tf.Tensor, eps: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         """Inverts `whiten`: returns z, of the shape of eps, and log|det dz/d eps| [B] in nats."""
         raise NotImplementedError
 
     def colour_bounded(
-        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, context: Context = PLAIN
+        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, context: Context = ALONE
     ) -> tf.Tensor:
         """Returns the z of `colour`; a subclass whose map has steps has `bound` change their results."""
         return self.colour(h, eps, context)[0]
 
-    def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, context: Context = PLAIN) -> None:
+    def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, context: Context = ALONE) -> None:
         """Sets what `whiten` learns from the first batch; by default, nothing does."""
 
-    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         self.initialize_in_part(x, context)
         return self.forward_and_log_det(x, context)[0]
 
-    def factor_out(self, x: tf.Tensor, context: Context = PLAIN) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns h [B, H, W, kept], eps [B, H, W, C − kept] and log p(z | h) [B] in nats."""
-        h, eps, log_det = self._apart(x, context)
-        return h, eps, standard_normal_log_prob(eps) + log_det
-
-    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         h, eps, log_det = self._apart(x, context)
         return tf.concat([h, eps], axis=-1), log_det
 
-    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         self._require_built()
         h, eps = self.cut(y)
         z, log_det = self.colour(h, eps, context)
         return tf.concat([h, z], axis=-1), log_det
 
-    def forward_in_part(self, so_far: PartOutput, context: Context = PLAIN) -> PartOutput:
-        h, eps, log_prob = self.factor_out(so_far.h, context)
-        latents, latents_log_prob = (*so_far.latents, eps), so_far.latents_log_prob + log_prob
-        return so_far._replace(h=h, latents=latents, latents_log_prob=latents_log_prob)
+    def forward_in_part(self, so_far: PartOutput, context: Context = ALONE) -> PartOutput:
+        h, eps, log_det = self._apart(so_far.h, context)
+        log_prob = so_far.latents_log_prob + (standard_normal_log_prob(eps) + log_det)
+        return so_far._replace(h=h, latents=(*so_far.latents, eps), latents_log_prob=log_prob)
 
     def inverse_in_part(
-        self, h: tf.Tensor, latents: Latents, bound: Bound, context: Context = PLAIN
+        self, h: tf.Tensor, latents: Latents, bound: Bound, context: Context = ALONE
     ) -> tuple[tf.Tensor, Latents]:
         self._require_built()
         z = self.colour_bounded(h, latents[-1], bound, context)
         return bound(tf.concat([h, z], axis=-1)), latents[:-1]
 
-    def initialize_in_part(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def initialize_in_part(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         self._ensure_built(x)
         h, z = self.cut(x)
         self.initialize_whitening(h, z, context)
@@ -111,7 +105,7 @@ class FactorsOut(Bijector):
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class Split(KeepsArguments, FactorsOut):
+class Split(FactorsOut):
     """Factors out half of the channels as a latent that is Gaussian, given the other half.
 
     p(z | h) has mean μ(h) and deviation σ(h), so eps = (z − μ(h)) / σ(h), and log_det = −Σ log σ(h).
@@ -150,13 +144,13 @@ class Split(KeepsArguments, FactorsOut):
             self.network.build((*input_shape[:-1], kept + self.condition_channels))
         self.built = True
 
-    def whiten(self, h: tf.Tensor, z: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def whiten(self, h: tf.Tensor, z: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         if self.prior == "standard":
             return z, no_log_det(z)
         mean, log_deviation = self._mean_and_log_deviation(h, context)
         return (z - mean) * tf.exp(-log_deviation), -tf.reduce_sum(log_deviation, axis=[1, 2, 3])
 
-    def colour(self, h: tf.Tensor, eps: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def colour(self, h: tf.Tensor, eps: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         if self.prior == "standard":
             return eps, no_log_det(h)
         mean, log_deviation = self._mean_and_log_deviation(h, context)

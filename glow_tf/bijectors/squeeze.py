@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, KeepsArguments, Shape, WithLogDet, no_log_det, per_example
+from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet, no_log_det, per_example
 
 # Means keep the range of pixels, so that the image of the means is an image like any other. Differences of
 # neighbouring pixels are small; as twice the orthonormal transform has them they are of the order of pixels.
@@ -46,7 +46,7 @@ class Squeeze(Bijector):
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class Haar(KeepsArguments, Squeeze):
+class Haar(Squeeze):
     """Takes an image apart into one of half its size and the details that it lacks.
 
     Of the pixels [[p, q], [r, s]] of a square, for each channel:

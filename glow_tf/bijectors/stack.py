@@ -9,7 +9,7 @@ import tensorflow as tf
 from glow_tf.bijectors.bijector import Bijector, Bound, Latents, Shape, WithLogDet, read_by
 from glow_tf.bijectors.by_place import WithMap, log_det_by_place
 from glow_tf.bijectors.condition import brought_to
-from glow_tf.bijectors.mode import PLAIN, Context, Mode, TracedOnce
+from glow_tf.bijectors.mode import ALONE, Context, Mode, TracedOnce
 from glow_tf.bijectors.repeatable import Repeatable, all_variables, with_weights
 
 Weights = list[tf.Tensor]
@@ -74,7 +74,7 @@ class Stack(Bijector):
             self._stacked.append(weight)
         self.built = True
 
-    def forward_and_log_det(self, x: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def forward_and_log_det(self, x: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         self._ensure_built(x)
         mode, read, total = context.mode, self._read(x, context), 0.0
         for weights in _rows(self._folded(), self.count):
@@ -85,7 +85,7 @@ class Stack(Bijector):
             total += log_det
         return x, total
 
-    def inverse_and_log_det(self, y: tf.Tensor, context: Context = PLAIN) -> WithLogDet:
+    def inverse_and_log_det(self, y: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         total, read = 0.0, self._read(y, context)
         for weights in reversed(self._weights()):
             y, log_det = self._call(self._inverse_one, context.mode, weights, y, *read)
@@ -93,14 +93,14 @@ class Stack(Bijector):
         return y, total
 
     def inverse_in_part(
-        self, h: tf.Tensor, latents: Latents, bound: Bound, context: Context = PLAIN
+        self, h: tf.Tensor, latents: Latents, bound: Bound, context: Context = ALONE
     ) -> tuple[tf.Tensor, Latents]:
         read = self._read(h, context)
         for weights in reversed(self._weights()):
             h = bound(self._call(self._inverse_one, context.mode, weights, h, *read)[0])
         return h, latents
 
-    def initialize(self, x: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def initialize(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         self._ensure_built(x)
         rows, read = [], self._read(x, context)
         for weights in self._weights():
@@ -187,7 +187,7 @@ class Stack(Bijector):
 
 
 @log_det_by_place.register
-def _(stack: Stack, x: tf.Tensor, context: Context = PLAIN) -> WithMap:
+def _(stack: Stack, x: tf.Tensor, context: Context = ALONE) -> WithMap:
     total, read = 0.0, stack._read(x, context)
     for weights in stack._weights():
         x, log_det = stack._call(stack._places_one, context.mode, weights, x, *read)

@@ -168,7 +168,7 @@ class CompiledModel(Flow):
         """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
         return self._call("sample_dequantized", condition, num=num, temperature=temperature, seed=seed)
 
-    def endpoints(self, mode: Mode = PLAIN.mode) -> dict[str, Endpoint]:
+    def endpoints(self, mode: Mode = PLAIN) -> dict[str, Endpoint]:
         """Returns the functions that users call, by name: each uncompiled function with its signature."""
         return Endpoints(self, mode).with_signatures()
 

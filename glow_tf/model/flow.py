@@ -14,7 +14,7 @@ from glow_tf.architectures.partition import model_bytes, part_layouts
 from glow_tf.bijectors import Bijector
 from glow_tf.bijectors.bijector import WithLogDet
 from glow_tf.bijectors.condition import Array, Condition
-from glow_tf.bijectors.mode import PLAIN, Mode
+from glow_tf.bijectors.mode import ALONE, PLAIN, Mode
 from glow_tf.config import ModelConfig
 from glow_tf.core.machine import check_memory
 from glow_tf.model.conditions import checked_condition
@@ -30,8 +30,8 @@ def is_initialized(layer: keras.Layer) -> bool:
     return all(bool(tf.reduce_all(flag.value > 0)) for flag in flags)
 
 
-class FlowOfParts(DensityModel):
-    """What a flow is made of: its parts, their devices and weights; see `Flow`.
+class Flow(DensityModel):
+    """The mathematics of `Glow`, whose arguments it has: functions of tensors, not compiled.
 
     Attributes:
       fixed_parts: of each part, whether its output depends on none of its weights.
@@ -122,10 +122,6 @@ class FlowOfParts(DensityModel):
         """Whether the weights that depend on data have been initialised or restored."""
         return is_initialized(self)
 
-
-class Flow(FlowOfParts):
-    """The mathematics of `Glow`, whose arguments it has: functions of tensors, not compiled."""
-
     def initialize(
         self, images: Array, noise: Array | None = None, condition: Condition = None
     ) -> list[tf.Tensor]:
@@ -187,7 +183,7 @@ class Flow(FlowOfParts):
         given = self.checked_condition(condition)
         return Passage(*self.dequantize.forward_and_log_det(v), condition=given)
 
-    def through_part(self, k: int, passage: Passage, mode: Mode = PLAIN.mode) -> tuple[Passage, PartView]:
+    def through_part(self, k: int, passage: Passage, mode: Mode = PLAIN) -> tuple[Passage, PartView]:
         """Runs part k (from 0) on a passage: returns what goes on, and what the part saw and made."""
         h, log_likelihood, truncated, condition = passage
         with self.on_device_of(k):
@@ -207,7 +203,7 @@ class Flow(FlowOfParts):
         return passage._replace(h=h, truncated_nlls=(*passage.truncated_nlls, nothing))
 
     def through_parts(
-        self, passage: Passage, start: int = 0, stop: int | None = None, mode: Mode = PLAIN.mode
+        self, passage: Passage, start: int = 0, stop: int | None = None, mode: Mode = PLAIN
     ) -> Passage:
         """Runs the parts from `start` (from 0) up to `stop` (not included; None: all) on a passage."""
         for k in range(len(self.parts))[start:stop]:
@@ -215,13 +211,13 @@ class Flow(FlowOfParts):
         return passage
 
     def forward_and_log_det(
-        self, v: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN.mode
+        self, v: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN
     ) -> WithLogDet:
         """Whitens dequantised values: v [B, H, W, C] → eps [B, D], log|det d eps/d v| [B] nats.
 
         The condition is what the model is given with each image.
         """
-        (h, log_det, *_, condition), context = self._entering(v, condition), PLAIN
+        (h, log_det, *_, condition), context = self._entering(v, condition), ALONE
         latents = []
         for k, part in enumerate(self.parts):
             with self.on_device_of(k):
@@ -235,7 +231,7 @@ class Flow(FlowOfParts):
         return tf.concat(eps, axis=1), log_det + whitening
 
     def inverse_and_log_det(
-        self, eps: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN.mode
+        self, eps: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN
     ) -> WithLogDet:
         """Inverts `forward_and_log_det`: eps [B, D] → v [B, H, W, C], log|det d v/d eps| [B] nats."""
         v = self.inverse(eps, condition=condition, mode=mode)
@@ -247,7 +243,7 @@ class Flow(FlowOfParts):
         bound: Callable[[tf.Tensor], tf.Tensor] | None = None,
         condition: Condition = None,
         stop: int = 0,
-        mode: Mode = PLAIN.mode,
+        mode: Mode = PLAIN,
     ) -> tf.Tensor:
         """Inverts `forward_and_log_det`, whose other arguments it has: eps [B, D] → v [B, H, W, C].
 
@@ -279,7 +275,7 @@ class Flow(FlowOfParts):
         return tf.clip_by_value(h, -0.5, 0.5) if has_range else h
 
     def dequantized_log_prob(
-        self, v: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN.mode
+        self, v: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN
     ) -> tf.Tensor:
         """Returns the exact log-density of v [B, H, W, C], given a condition, if any: [B], nats."""
         return -self.through_parts(self._entering(v, condition), mode=mode).truncated_nlls[-1]

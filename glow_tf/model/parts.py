@@ -14,12 +14,11 @@ from glow_tf.architectures.partition import PartLayout
 from glow_tf.bijectors import Bijector, ConditionNetwork, GaussianPrior, Stack, UniformPrior
 from glow_tf.bijectors.bijector import Bound, Latents, PartOutput, read_by
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.mode import PLAIN, Context, Mode
+from glow_tf.bijectors.mode import ALONE, PLAIN, Context, Mode
 from glow_tf.config import ModelConfig
 from glow_tf.model.part_layers import condition_network_of
 
 
-@keras.saving.register_keras_serializable(package="glow_tf")
 class Part(keras.Model):
     """Consecutive flow steps with the squeezes and splits between them, and a prior for their output.
 
@@ -94,14 +93,14 @@ class Part(keras.Model):
         """The shape of h_k, what goes on to the next part, (None, H, W, C), as Keras's summaries show it."""
         return (None, *self.output_event_shape)
 
-    def read(self, condition: Condition, mode: Mode = PLAIN.mode) -> Context:
+    def read(self, condition: Condition, mode: Mode = PLAIN) -> Context:
         """Returns what the bijectors are handed: what the network makes of a condition, and the mode."""
         if condition is None or self.condition_network is None:
             return Context(condition, mode)
         takes_mode = isinstance(self.condition_network, ConditionNetwork)  # one's own does not
         return Context(self.condition_network(condition, **({"mode": mode} if takes_mode else {})), mode)
 
-    def call(self, h: tf.Tensor, context: Context = PLAIN) -> PartOutput:
+    def call(self, h: tf.Tensor, context: Context = ALONE) -> PartOutput:
         """Runs the part forward: [B, H, W, C] → `PartOutput`; the context is what `read` returned."""
         output = PartOutput.start(h)
         for bijector in self.bijectors:
@@ -109,7 +108,7 @@ class Part(keras.Model):
         return output
 
     def inverse(
-        self, h: tf.Tensor, latents: Latents, bound: Bound = tf.identity, context: Context = PLAIN
+        self, h: tf.Tensor, latents: Latents, bound: Bound = tf.identity, context: Context = ALONE
     ) -> tf.Tensor:
         """Recovers the part's input [B, H', W', C'] from its output and its whitened latents.
 
@@ -138,14 +137,14 @@ class Part(keras.Model):
         self.prior.initialize(h, context)
         return h
 
-    def log_prob(self, h: tf.Tensor, context: Context = PLAIN) -> tf.Tensor:
+    def log_prob(self, h: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         """Returns the log-density of the part's input h [B, H, W, C] under the part and its prior, [B], nats.
 
         The context is what `read` returned.
         """
         return -self.truncated_nll(self.call(h, context), context)
 
-    def truncated_nll(self, output: PartOutput, context: Context = PLAIN) -> tf.Tensor:
+    def truncated_nll(self, output: PartOutput, context: Context = ALONE) -> tf.Tensor:
         """Returns the truncated negative log-likelihood of the part alone, from what `call` made: [B], nats.
 
         It contains the local prior of h. Only the last part's objective is therefore a term of the whole
@@ -164,26 +163,6 @@ class Part(keras.Model):
         """Trainable variables of the bijectors and of the condition's network, without those of the prior."""
         network = [self.condition_network] if self.condition_network else []
         return [v for layer in (*self.bijectors, *network) for v in layer.trainable_variables]
-
-    def get_config(self) -> dict:
-        return {
-            "name": self.name,
-            "dtype": self.dtype_policy.name,
-            "bijectors": [keras.saving.serialize_keras_object(b) for b in self.bijectors],
-            "prior": keras.saving.serialize_keras_object(self.prior),
-            "condition_network": keras.saving.serialize_keras_object(self.condition_network),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict, custom_objects: dict | None = None) -> Part:
-        load = keras.saving.deserialize_keras_object
-        return cls(
-            [load(b, custom_objects) for b in config["bijectors"]],
-            load(config["prior"], custom_objects),
-            load(config.get("condition_network"), custom_objects),
-            name=config["name"],
-            dtype=config["dtype"],
-        )
 
 
 def get_weights_by_step(bijectors: Sequence[Bijector]) -> list[np.ndarray]:

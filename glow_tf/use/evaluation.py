@@ -203,7 +203,7 @@ def _blocks(part: Part, layout: PartLayout) -> list[int]:
     return blocks if len(blocks) == len(part.bijectors) else blocks[:1] * len(part.bijectors)  # of a level
 
 
-def terms(glow: Glow, v: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN.mode) -> list[tf.Tensor]:
+def terms(glow: Glow, v: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN) -> list[tf.Tensor]:
     """Returns the terms of minus the log-likelihood of v [B, H, W, C], [B] each, bits per dimension."""
     h, log_det = glow.dequantize.forward_and_log_det(v)
     found = [log_det]

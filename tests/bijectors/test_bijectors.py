@@ -14,6 +14,7 @@ from glow_tf.bijectors import (
     Split,
     Standardize,
 )
+from glow_tf.bijectors.bijector import PartOutput
 from glow_tf.bijectors.condition import brought_to
 from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
@@ -103,7 +104,7 @@ def test_split_scores_its_latent_as_a_conditional_gaussian(prior, rng):
     x = tf.constant(rng.normal(size=(3, 4, 4, 6)))
     layer.build(x.shape)
     perturb(layer)
-    h, eps, log_prob = layer.factor_out(x)
+    h, (eps,), log_prob, _ = layer.forward_in_part(PartOutput.start(x))
     np.testing.assert_array_equal(h, x[..., :3])
     mean, deviation = np.zeros((3, 4, 4, 3)), np.ones((3, 4, 4, 3))
     if prior == "learned":

@@ -7,6 +7,7 @@ from small import perturb
 
 import glow_tf
 from glow_tf.bijectors import FlowSplit, flow_split
+from glow_tf.bijectors.bijector import PartOutput
 from glow_tf.config import CouplingConfig
 from glow_tf.core import machine
 from glow_tf.core.errors import ConfigError
@@ -36,7 +37,7 @@ def results(layer, x):
     """Returns what a part asks of its details: the terms, the maps, the inverse, and a gradient."""
     with tf.GradientTape() as tape:
         tape.watch(x)
-        h, eps, log_prob = layer.factor_out(x)
+        h, (eps,), log_prob, _ = layer.forward_in_part(PartOutput.start(x))
     by_place = places_in_part(layer, x)[2]
     back = layer.inverse_in_part(h, (eps,), identity)[0]
     return [eps, log_prob, by_place, back, tape.gradient(log_prob, x)]

@@ -37,7 +37,7 @@ class ForwardPass:
     def __init__(self, glow: Glow, objectives: Sequence[LocalObjective]):
         self.glow, self.objectives = glow, tuple(objectives)
 
-    def visit(self, k: int, passage: Passage, phase: Phase, mode: Mode = PLAIN.mode) -> Visit:
+    def visit(self, k: int, passage: Passage, phase: Phase, mode: Mode = PLAIN) -> Visit:
         """Takes a batch through part k (from 0): alone isolates a cut and chooses a part's loss.
 
         Unless the phase joins the part to the one before, the batch enters it isolated: no gradient crosses
@@ -65,7 +65,7 @@ class ForwardPass:
         return Visit(before, after, loss)
 
     def evaluate(
-        self, passage: Passage, phase: Phase, start: int = 0, mode: Mode = PLAIN.mode
+        self, passage: Passage, phase: Phase, start: int = 0, mode: Mode = PLAIN
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Takes a batch that enters part `start` through the parts up to the phase's last, in streams.
 

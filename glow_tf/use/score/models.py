@@ -134,9 +134,7 @@ class Models:
         elif condition is not None:
             raise ConfigError("without a prior nothing is given with images. Received: a condition")
 
-    def of_batch(
-        self, images: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN.mode
-    ) -> list[tf.Tensor]:
+    def of_batch(self, images: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN) -> list[tf.Tensor]:
         """Returns for each resolution what is looked at, [B, h, w, F]: see `compared` and `Features`."""
         found = self.features(images) if self.features is not None else []
         if self.prior is not None:

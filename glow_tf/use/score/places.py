@@ -12,13 +12,13 @@ from glow_tf.bijectors import Bijector, FlowSplit, LastLine, Split
 from glow_tf.bijectors.bijector import Latents, PartOutput, read_by
 from glow_tf.bijectors.by_place import evenly, log_det_by_place, with_slopes
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.mode import PLAIN, Context, Mode
+from glow_tf.bijectors.mode import ALONE, PLAIN, Context, Mode
 from glow_tf.model.glow import Glow
 
 Maps = dict[tuple[int, int], tf.Tensor]
 
 
-def place_maps(glow: Glow, images: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN.mode) -> Maps:
+def place_maps(glow: Glow, images: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN) -> Maps:
     """Returns what each resolution of a flow says of its places: (h, w) → [B, h, w, 2].
 
     The first number is the mean log-density per latent number of the place, in nats: log N(eps; 0, I) and the
@@ -35,7 +35,7 @@ def place_maps(glow: Glow, images: tf.Tensor, condition: Condition = None, mode:
         for own in eps:
             latents.setdefault(tuple(own.shape[1:3]), []).append(own)
 
-    context = PLAIN
+    context = ALONE
     for part in glow.parts:
         context = part.read(condition, mode)
         for bijector in part.bijectors:
@@ -49,7 +49,7 @@ def place_maps(glow: Glow, images: tf.Tensor, condition: Condition = None, mode:
 
 @functools.singledispatch
 def places_in_part(
-    bijector: Bijector, x: tf.Tensor, context: Context = PLAIN
+    bijector: Bijector, x: tf.Tensor, context: Context = ALONE
 ) -> tuple[tf.Tensor, Latents, tf.Tensor]:
     """Runs x [B, H, W, C] forward; returns what goes on, the latents, and log|det| by place, [B, H', W'].
 
@@ -63,14 +63,14 @@ def places_in_part(
 
 
 @places_in_part.register
-def _(split: Split, x: tf.Tensor, context: Context = PLAIN) -> tuple[tf.Tensor, Latents, tf.Tensor]:
+def _(split: Split, x: tf.Tensor, context: Context = ALONE) -> tuple[tf.Tensor, Latents, tf.Tensor]:
     h, z = split.cut(x)
     eps, log_det = with_slopes(lambda z: split.whiten(h, z, context)[0], z)
     return h, (eps,), log_det
 
 
 @places_in_part.register
-def _(split: FlowSplit, x: tf.Tensor, context: Context = PLAIN) -> tuple[tf.Tensor, Latents, tf.Tensor]:
+def _(split: FlowSplit, x: tf.Tensor, context: Context = ALONE) -> tuple[tf.Tensor, Latents, tf.Tensor]:
     h, z = split.cut(x)
     eps, log_det = split.whiten_by_place(h, z, context)
     return h, (eps,), log_det
