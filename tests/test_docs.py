@@ -145,11 +145,30 @@ def test_files_in_the_text_exist(page):
         assert (ROOT / path).is_file(), path
 
 
+def _exported(module):
+    names = [n for n, value in vars(module).items() if n[0] != "_" and not inspect.ismodule(value)]
+    return set(getattr(module, "__all__", names))
+
+
+def test_the_reference_lists_the_public_names_which_have_docstrings():
+    text = (ROOT / "docs" / "reference" / "index.md").read_text()
+    rows = dict(re.findall(r"^\| `glow_tf\.?(\w*)` \| (.*) \|$", text, re.MULTILINE))
+    assert set(rows) == {"", "architectures", "config", *PACKAGES}
+    for package, row in rows.items():
+        module = importlib.import_module(f"glow_tf.{package}".rstrip("."))
+        listed = set(re.findall(r"`(\w+)`", row))
+        also_for_others = package in ("architectures", "config")  # what other packages need of them
+        assert listed <= _exported(module) if also_for_others else listed == _exported(module)
+        for name in listed:
+            own = getattr(module, name).__doc__ or f"{name}("
+            assert not own.startswith(f"{name}("), name  # Python's own, of a dataclass or a NamedTuple
+
+
 def _public_names():
     """Yields the public names as they are imported, and the place of each definition."""
     for package in ("glow_tf", *(f"glow_tf.{name}" for name in PACKAGES)):
         module = importlib.import_module(package)
-        for name in getattr(module, "__all__", [n for n in vars(module) if n[0].isupper()]):
+        for name in _exported(module):
             value = getattr(module, name)
             home = value.__module__ if hasattr(value, "__qualname__") else None
             yield f"{package}.{name}", f"{home}.{name}" if home else None
