@@ -106,10 +106,10 @@ def test_a_run_that_is_killed_resumes_with_the_same_best_epoch(tmp_path, monkeyp
     whole = train(overfitting(tmp_path / "whole"))
     best, write = whole["best_epoch"], Checkpoints._write
 
-    def killed_after_the_best(self, folder, number, *how):
+    def killed_after_the_best(self, folder, number, keep):
         if folder.name != "best" and number == best:
             raise KilledError  # the best epoch is kept, and the newest checkpoint is that of the epoch before
-        write(self, folder, number, *how)
+        write(self, folder, number, keep)
 
     def killed_later(epoch, logs):
         if epoch + 1 == best + 1:
