@@ -141,8 +141,9 @@ def test_a_resumed_run_ends_with_the_same_averages(run, tmp_path):
         assert [row[name] for row in rows_of(tmp_path)] == [row[name] for row in rows_of(whole)]
     # A run that only has its end left to write exports the averages, too.
     images = np.zeros((1, 8, 8, 1), np.uint8)
-    scores = tf.saved_model.load(whole / "export").log_prob(images, 0).numpy()
+    exported = tf.saved_model.load(whole / "export")  # its functions need its variables
+    scores = exported.log_prob(images, 0).numpy()
     (whole / "summary.json").unlink()
     train(config(whole, finetune_epochs=1, rate_schedule="constant", **settings))
-    again = tf.saved_model.load(whole / "export").log_prob(images, 0).numpy()
-    np.testing.assert_array_equal(scores, again)
+    again = tf.saved_model.load(whole / "export")
+    np.testing.assert_array_equal(scores, again.log_prob(images, 0).numpy())
