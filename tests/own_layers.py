@@ -17,12 +17,12 @@ class ConvNeXt(keras.layers.Layer):
     def __init__(self, depth=1, width=8, **kwargs):
         super().__init__(**kwargs)
         self.depth, self.width = depth, width
-        layers, policy = keras.layers, self.dtype_policy
-        self.first = layers.Conv2D(width, 1, dtype=policy)
-        self.spread = [layers.DepthwiseConv2D(3, padding="same", dtype=policy) for _ in range(depth)]
-        self.mix = [layers.Dense(width, activation="gelu", dtype=policy) for _ in range(depth)]
-        self.norm = layers.LayerNormalization(dtype=policy)
-        self.attention = layers.MultiHeadAttention(2, width // 2, dtype=policy)
+        layers = keras.layers
+        self.first = layers.Conv2D(width, 1)
+        self.spread = [layers.DepthwiseConv2D(3, padding="same") for _ in range(depth)]
+        self.mix = [layers.Dense(width, activation="gelu") for _ in range(depth)]
+        self.norm = layers.LayerNormalization()
+        self.attention = layers.MultiHeadAttention(2, width // 2)
 
     def call(self, x):
         h = self.first(x)

@@ -189,3 +189,21 @@ def test_a_network_of_ones_own_inverts_exactly_in_bfloat16(eager):
     np.testing.assert_array_equal(glow.decode(eps), IMAGES[:8])
     np.testing.assert_allclose(again, eps, atol=1e-4)
     assert np.isfinite(glow.dequantized_log_prob(v)).all()
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "computed"),
+    [("mixed_bfloat16", None, tf.bfloat16), ("float32", "float64", tf.float64)],
+)
+def test_the_dtype_of_a_model_reaches_the_layers_within_a_network(precision, dtype, computed):
+    config = small_config(**ONE, precision=precision)
+    glow = glow_tf.Glow(config, coupling_network=own_layers.ConvNeXt(), dtype=dtype)
+    kept = dtype or "float32"
+    assert {weight.dtype for weight in glow.trainable_weights} == {kept}
+    spec = tf.TensorSpec((2, *glow.image_shape), kept)
+    traced = tf.function(glow.dequantized_log_prob, autograph=False).get_concrete_function(spec)
+    graph = traced.graph.as_graph_def()
+    nodes = [*graph.node, *(node for own in graph.library.function for node in own.node_def)]
+    own = [node for node in nodes if node.op in ("DepthwiseConv2dNative", "Einsum")]  # of no other network
+    assert {tf.as_dtype(node.attr["T"].type) for node in own} == {computed}
+    assert glow.log_prob(IMAGES[:2]).dtype == kept
