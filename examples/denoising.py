@@ -117,9 +117,9 @@ def main(data_dir: str) -> None:
     test, few = images.test, images.train[:1000]
     clean, noisy = levels_of(test, n_bits).numpy(), with_noise(test, n_bits, -1).numpy()
     given = condition_of(noisy, n_bits)
-    alone = np.mean(train(images.train, n_bits, epochs, given=False).bits_per_dim(test))
+    alone = np.mean(train(images.train, n_bits, epochs, given=False).bits_per_dim(test, seed=0))
     glow = train(images.train, n_bits, epochs, given=True)
-    bits = np.mean(glow.bits_per_dim(test, condition=given))
+    bits = np.mean(glow.bits_per_dim(test, seed=0, condition=given))
     print(f"clean images: {bits:.3f} bits/dim given noisy ones, {alone:.3f} without")
 
     def draw(temperature: float, seed: int = 0) -> np.ndarray:

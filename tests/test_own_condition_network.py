@@ -86,11 +86,11 @@ def test_each_part_trains_its_own_copy_and_files_keep_it(given, shape, make, tmp
         assert all(np.any(a != b) for a, b in zip(layer.get_weights(), values, strict=True))
     assert any(np.any(a != b) for a, b in zip(own[0].get_weights(), own[1].get_weights(), strict=True))
 
-    expected = glow.log_prob(IMAGES[:8], condition=some(given))
+    expected = glow.log_prob(IMAGES[:8], 0, condition=some(given))
     trainer.save(tmp_path / "trainer.keras")
     glow.save(tmp_path / "model.keras")
     loaded = glow_tf.load(tmp_path / "trainer.keras")
-    np.testing.assert_allclose(loaded.log_prob(IMAGES[:8], condition=some(given)), expected, rtol=1e-6)
+    np.testing.assert_allclose(loaded.log_prob(IMAGES[:8], 0, condition=some(given)), expected, rtol=1e-6)
     others = [
         glow_tf.load(tmp_path / "model.keras"),
         keras.saving.load_model(tmp_path / "model.keras"),
@@ -179,5 +179,7 @@ def test_presets_and_other_sizes_have_it(tmp_path):
     some = {"a": GIVEN[:2], "b": np.eye(2, 5, dtype=np.float32)}
     for other in (glow_tf.load(tmp_path / "preset"), own.resized((8, 8, 1))):
         np.testing.assert_allclose(
-            other.log_prob(IMAGES[:2], condition=some), own.log_prob(IMAGES[:2], condition=some), rtol=1e-6
+            other.log_prob(IMAGES[:2], 0, condition=some),
+            own.log_prob(IMAGES[:2], 0, condition=some),
+            rtol=1e-6,
         )

@@ -84,7 +84,7 @@ def test_a_layer_of_ones_own_trains_inverts_and_is_kept_in_every_file(name, form
         assert np.mean(moved) > 0.5
     np.testing.assert_array_equal(glow.decode(glow.encode(IMAGES[:8])), IMAGES[:8])
     assert glow.sample(2, seed=0).shape == (2, 8, 8, 1)
-    expected = glow.log_prob(IMAGES[:8])
+    expected = glow.log_prob(IMAGES[:8], 0)
 
     trainer.save(tmp_path / "trainer.keras")
     glow.save(tmp_path / "model.keras")
@@ -93,7 +93,7 @@ def test_a_layer_of_ones_own_trains_inverts_and_is_kept_in_every_file(name, form
         exports.export(glow, tmp_path / "export")
     files = [glow_tf.load(tmp_path / file) for file in ("trainer.keras", "model.keras", "preset")]
     for found in (*files, glow.recut(**({"parts": "1"} if form == "glow" else {}))):
-        np.testing.assert_allclose(found.log_prob(IMAGES[:8]), expected, rtol=1e-5)
+        np.testing.assert_allclose(found.log_prob(IMAGES[:8], 0), expected, rtol=1e-5)
     exported = tf.saved_model.load(tmp_path / "export")
     np.testing.assert_allclose(exported.log_prob(IMAGES[:8], 0), expected, rtol=1e-5)
 
@@ -110,7 +110,7 @@ def test_a_layer_is_loaded_once_it_is_registered_and_named_otherwise(tmp_path, m
             with pytest.raises(ValueError, match=refusal):
                 glow_tf.load(tmp_path / file)
         found = glow_tf.load(tmp_path / file)
-        np.testing.assert_allclose(found.log_prob(IMAGES[:1]), glow.log_prob(IMAGES[:1]), rtol=1e-5)
+        np.testing.assert_allclose(found.log_prob(IMAGES[:1], 0), glow.log_prob(IMAGES[:1], 0), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_an_architecture_of_ones_own_is_one_class(tmp_path, eager):
     np.testing.assert_array_equal(glow.decode(glow.encode(IMAGES[:8])), IMAGES[:8])
     glow_tf.save(glow, tmp_path / "preset")
     found = glow_tf.load(tmp_path / "preset")
-    np.testing.assert_allclose(found.log_prob(IMAGES[:8]), glow.log_prob(IMAGES[:8]), rtol=1e-5)
+    np.testing.assert_allclose(found.log_prob(IMAGES[:8], 0), glow.log_prob(IMAGES[:8], 0), rtol=1e-5)
     with pytest.raises(ConfigError, match=r"parts is for architecture=glow.*Received: parts='1,2'"):
         small_config(architecture="own_layers:OneScale", parts="1,2", flow_steps=3, num_blocks=1)
 

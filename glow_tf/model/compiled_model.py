@@ -37,6 +37,10 @@ class CompiledModel(Flow):
     Below, images are those of a model of bytes. Real data have neither noise nor bins: their `log_prob` is
     exact, whatever the seed, and their bits per dimension are those of a density, and may be negative.
 
+    Every call draws anew, latents and the noise of dequantisation, unless it is given a `seed`. The same
+    seed, or `keras.utils.set_random_seed` before the same calls, repeats what was drawn. Pieces of many
+    images that are scored one by one with the same seed share their noise.
+
     A model that is given something with each image takes it as `condition` in every method: a tensor [B, …],
     or a dictionary of them, of the shapes that its settings say. Others take none.
     """
@@ -58,6 +62,8 @@ class CompiledModel(Flow):
         """Calls an endpoint; the arguments are in its order, and `images` are checked before."""
         number = tf.TensorSpec([], tf.int32)
         eps = tf.TensorSpec([None, self.dimensions], self.compute_dtype)
+        if arguments.get("seed", 0) is None:  # by an operation: a function draws anew whenever it is called
+            arguments["seed"] = tf.random.uniform([], maxval=tf.int32.max, dtype=tf.int32)
         specs = {"num": number, "seed": number, "temperature": tf.TensorSpec([], tf.float32), "eps": eps}
         for own in arguments.keys() & specs.keys():
             _check_argument(own, arguments[own], specs[own])
@@ -81,14 +87,17 @@ class CompiledModel(Flow):
         """D = H·W·C, the number of values per image and of latents."""
         return math.prod(self.image_shape)
 
-    def log_prob(self, images: Array, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
+    def log_prob(self, images: Array, seed: Integer | None = None, condition: Condition = None) -> tf.Tensor:
         """Returns a one-sample lower bound on log P(image): uint8 [B, H, W, C] → [B], nats.
 
+        The noise follows from `seed`; None: it is drawn anew. `score` needs none.
         Like `bits_per_dim` and `encode`, this raises a ValueError for images that `checked` refuses.
         """
         return self._call("log_prob", condition, images=self.checked(images), seed=seed)
 
-    def bits_per_dim(self, images: Array, seed: Integer = 0, condition: Condition = None) -> tf.Tensor:
+    def bits_per_dim(
+        self, images: Array, seed: Integer | None = None, condition: Condition = None
+    ) -> tf.Tensor:
         """Returns −log_prob in bits per dimension: uint8 [B, H, W, C] → [B]."""
         return self._call("bits_per_dim", condition, images=self.checked(images), seed=seed)
 
@@ -112,7 +121,7 @@ class CompiledModel(Flow):
         self,
         num: Integer | None = None,
         temperature: Number = 1.0,
-        seed: Integer = 0,
+        seed: Integer | None = None,
         condition: Condition = None,
     ) -> tf.Tensor:
         """Draws images.
@@ -120,7 +129,7 @@ class CompiledModel(Flow):
         Args:
           num: number of images; with a condition, it may be left out.
           temperature: standard deviation of the whitened latents; below 1, images are likelier and vary less.
-          seed: of the latents.
+          seed: of the latents; None: drawn anew.
           condition: what each of the num images is drawn given; see the class.
 
         Returns:
@@ -135,7 +144,7 @@ class CompiledModel(Flow):
         self,
         num: Integer | None = None,
         temperature: Number = 1.0,
-        seed: Integer = 0,
+        seed: Integer | None = None,
         condition: Condition = None,
     ) -> dict[str, tf.Tensor]:
         """Draws the images of `sample`: `images`, uint8 [num, H, W, C], and `limited`, bool [num].
@@ -163,7 +172,11 @@ class CompiledModel(Flow):
         return super().compute_loss(*args, **kwargs)
 
     def sample_dequantized(
-        self, num: Integer, temperature: Number = 1.0, seed: Integer = 0, condition: Condition = None
+        self,
+        num: Integer,
+        temperature: Number = 1.0,
+        seed: Integer | None = None,
+        condition: Condition = None,
     ) -> tf.Tensor:
         """Draws the dequantised values [num, H, W, C] that `sample` rounds down."""
         return self._call("sample_dequantized", condition, num=num, temperature=temperature, seed=seed)

@@ -30,6 +30,7 @@ from sklearn.datasets import load_digits
 
 import glow_tf
 from glow_tf.commands import cli
+from glow_tf.core.durable_files import UNFINISHED
 from glow_tf.store import checkpoints
 from lab.benchmarks.rows import added_to, measured, reproducible
 
@@ -58,6 +59,7 @@ OTHERS = {
     "export": ("export", "--overwrite", "--output={}", "--model={}"),
     "enlarge": ("enlarge", "images", "--factor=2", "--overwrite", "--output={}", "--model={}"),
 }
+TENSORFLOWS = "__autograph_generated_file"  # what it leaves among files for a time when it is killed
 UNLIKE = "fingerprint.pb"  # differs between two exports of one model
 COLUMNS = ("command", "signal", "seed", "kill", "seconds", "status", "before", "after")
 
@@ -73,6 +75,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Kills each command by each signal, as often as the CSV does not have yet."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell has in the background ignores it
     known = measured(given.csv, COLUMNS[:4])
     with added_to(given.csv, COLUMNS) as add, tempfile.TemporaryDirectory() as folder:
         os.environ["PYTHONPATH"], os.environ["TMPDIR"] = str(pathlib.Path.cwd()), f"{folder}/temporary"
@@ -151,12 +154,9 @@ def _other(command: str, name: str, kills: list[int], kill: Callable) -> None:
     arguments = _arguments(command, output, "new")
 
     def left() -> str:
-        found = _files(output)
-        states = {"none": {}, **known}
-        whole = [state for state, files in states.items() if files == found]
-        each = command == "enlarge" and all(
-            found[own] in (known["old"][own], known["new"][own]) for own in found
-        )
+        found = {own: digest for own, digest in _files(output).items() if not UNFINISHED.fullmatch(own)}
+        whole = [state for state, files in {"none": {}, **known}.items() if files == found]
+        each = command == "enlarge" and found.items() <= {*known["old"].items(), *known["new"].items()}
         return whole[0] if whole else "some" if each else "damaged"
 
     for number in kills:
@@ -167,7 +167,8 @@ def _other(command: str, name: str, kills: list[int], kill: Callable) -> None:
         _require(left() != "damaged", "the output is damaged")
         _require(name == "KILL" or not _beside(output), f"there is {_beside(output)}")
     _ended(arguments, left)
-    _require(left() == "new" and not _beside(output), f"the last call left {left()}, {_beside(output)}")
+    done = _files(output) == known["new"] and not _beside(output)
+    _require(done, f"the last call left {left()}, {_beside(output)}")
 
 
 def _files(folder: pathlib.Path) -> dict[str, str]:
@@ -179,7 +180,7 @@ def _files(folder: pathlib.Path) -> dict[str, str]:
 def _beside(output: pathlib.Path) -> list[str]:
     """Returns the names of what is beside an output, and of files for a time."""
     places = (*output.parent.iterdir(), *pathlib.Path("temporary").iterdir())
-    return [path.name for path in places if path != output]
+    return [path.name for path in places if path != output and not path.name.startswith(TENSORFLOWS)]
 
 
 def _ended(arguments: list[str], left: Callable, seconds: float | None = None, name: str = "") -> int:

@@ -58,7 +58,7 @@ def main(given: flags.FlagValues) -> None:
             arrays = [np.asarray(own)[np.newaxis] for own in images]
             model.bits_per_dim(arrays[0])  # traced
             start = time.monotonic()
-            bits = np.array([float(model.bits_per_dim(own)[0]) for own in arrays])
+            bits = np.array([float(model.bits_per_dim(own, 0)[0]) for own in arrays])
             seconds = (time.monotonic() - start) / len(images)
             headers = np.array(_bytes(Image.new("RGB", (width, height))))
             files = 8 / arrays[0].size * np.array([_bytes(own) - headers for own in images])

@@ -67,7 +67,7 @@ def test_every_file_of_the_model_keeps_what_it_is_given(finished, pairs, tmp_pat
     folder, _ = finished
     glow = glow_tf.load(folder)
     images = read_images(glow.image_shape, f"folder:{pairs}", count=5, condition="input")
-    expected = glow.log_prob(images.images, condition=images.condition)
+    expected = glow.log_prob(images.images, 0, condition=images.condition)
     glow.save(tmp_path / "kept.keras")
     about = save_run_to_preset(folder, tmp_path / "preset", "float32")
     assert about["test_bpd"] == pytest.approx(about["run_test_bpd"], abs=1e-4)
@@ -75,7 +75,7 @@ def test_every_file_of_the_model_keeps_what_it_is_given(finished, pairs, tmp_pat
     for other in (glow_tf.load(tmp_path / "kept.keras"), glow_tf.load(tmp_path / "preset"), trainer.glow):
         assert other.config.condition_shape == (4, 4, 1)
         np.testing.assert_allclose(
-            other.log_prob(images.images, condition=images.condition), expected, rtol=1e-5
+            other.log_prob(images.images, 0, condition=images.condition), expected, rtol=1e-5
         )
 
 

@@ -147,7 +147,7 @@ def test_evaluate_takes_what_fit_takes(small_images):
 def test_predict_takes_what_evaluate_takes(small_images):
     trainer = make_trainer()
     trainer.initialize(small_images)
-    expected = np.concatenate([trainer.glow.log_prob(own) for own in in_batches(small_images)])
+    expected = np.concatenate([trainer.glow.log_prob(own, 0) for own in in_batches(small_images)])
     for given in (small_images, {"images": small_images}, dataset_of(small_images)):
         found = trainer.predict(given, batch_size=None if hasattr(given, "map") else 16, verbose=0)
         np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -73,8 +73,8 @@ def test_the_command_writes_a_preset_and_says_where_each_part_is_from(parts, tmp
     assert cli.run("assemble", [f"--workdirs={listed}", f"--output={tmp_path / 'preset'}"]) == 0
     assert f"part 1 from {parts[0]}\npart 2 from {parts[1]}\n" in capsys.readouterr().out
     images = make_small_images(np.random.default_rng(0))[:4, :, :, :1]
-    expected = assemble(parts).glow.bits_per_dim(images)
-    np.testing.assert_array_equal(glow_tf.load(tmp_path / "preset").bits_per_dim(images), expected)
+    expected = assemble(parts).glow.bits_per_dim(images, 0)
+    np.testing.assert_array_equal(glow_tf.load(tmp_path / "preset").bits_per_dim(images, 0), expected)
 
 
 def test_a_run_of_all_parts_gives_those_that_no_other_run_has(parts, whole):

@@ -41,7 +41,7 @@ def kept(kept_once, tmp_path):
 
 
 def bits(model, images):
-    return np.asarray(model.bits_per_dim(images))
+    return np.asarray(model.bits_per_dim(images, 0))
 
 
 def test_a_preset_is_the_same_model_whole_and_cut(glow, kept, small_images, eager):
