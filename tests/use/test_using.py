@@ -17,7 +17,6 @@ from glow_tf.use import (
     evaluate,
     latents,
     levels,
-    load,
     read_files,
     read_images,
 )
@@ -177,7 +176,7 @@ def test_a_model_is_opened_from_wherever_it_is_kept(exported_once, images, tmp_p
     glow.save(tmp_path / "model.keras")
     expected = np.asarray(glow.log_prob(images, 0))
     for path in (tmp_path / "preset", tmp_path / "model.keras"):
-        model = load(path)
+        model = glow_tf.load(path)
         assert (model.image_shape, model.dimensions) == ((8, 8, 1), 64)
         np.testing.assert_allclose(model.log_prob(images, 0), expected, rtol=1e-5)
         np.testing.assert_array_equal(decode(model, encode(model, images)), images)
@@ -189,10 +188,10 @@ def test_a_model_is_opened_from_wherever_it_is_kept(exported_once, images, tmp_p
 
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such preset \(cifar10, .*Received: path='nothing'"):
-        load("nothing")
+        glow_tf.load("nothing")
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(OSError, match="no last checkpoint"):
-        load(tmp_path)
+        glow_tf.load(tmp_path)
 
 
 def write_images(folder, count, size, mode="RGB"):
