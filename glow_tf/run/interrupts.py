@@ -34,12 +34,15 @@ def interrupts() -> Iterator[None]:
         yield  # signals are the main thread's affair
         return
     handled = [which for which, default in ENDS.items() if signal.getsignal(which) in (default, _arrive)]
-    report = sys.unraisablehook
+    report, again = sys.unraisablehook, []
 
     def hook(dropped: Any) -> None:
         if dropped.exc_type is KeyboardInterrupt:
             # Which ends a wait of the main thread, too.
-            threading.Timer(AGAIN_AFTER, signal.pthread_kill, [main_thread.ident, signal.SIGINT]).start()
+            again.append(
+                threading.Timer(AGAIN_AFTER, signal.pthread_kill, [main_thread.ident, signal.SIGINT])
+            )
+            again[-1].start()
         else:
             report(dropped)
 
@@ -53,6 +56,8 @@ def interrupts() -> Iterator[None]:
             raise
         raise KeyboardInterrupt from None
     finally:
+        for timer in again:  # another exception has ended the context already
+            timer.cancel()
         sys.unraisablehook = report
         for which, handler in before.items():
             signal.signal(which, handler)

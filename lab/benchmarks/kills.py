@@ -196,11 +196,10 @@ def _ended(arguments: list[str], left: Callable, seconds: float | None = None, n
             run.send_signal(getattr(signal, f"SIG{name}"))
             said, _ = run.communicate()
     done = not run.returncode or (seconds is not None and left() == "new")
-    unbegun = seconds is not None and seconds < BEGUN and run.returncode < 0
-    sentence = (
-        said.splitlines()[-1:] if run.returncode == cli.INTERRUPTED and "Traceback" not in said else [""]
-    )
-    good = done or unbegun or name == "KILL" or sentence[0].startswith("Interrupted. ")
+    unbegun = seconds is not None and seconds < BEGUN
+    sentence = any(line.startswith("Interrupted. ") for line in said.splitlines())
+    ended = sentence and run.returncode == cli.INTERRUPTED and "Traceback" not in said
+    good = done or unbegun or name == "KILL" or ended
     _require(good, f"{arguments} ended with {run.returncode} after {seconds} seconds:\n{said}")
     return run.returncode
 

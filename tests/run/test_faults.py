@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from glow_tf.core import durable_files
 from glow_tf.run import lifecycle
 from glow_tf.run.files import workdir
 from glow_tf.run.files.checkpoints import Checkpoints
-from glow_tf.run.interrupts import interrupts
+from glow_tf.run.interrupts import AGAIN_AFTER, interrupts
 from glow_tf.store.checkpoints import complete
 from glow_tf.training import ScaledSGD
 
@@ -355,6 +356,20 @@ def test_an_interrupt_that_tensorflow_turns_into_an_error_is_still_an_interrupt(
         tf.convert_to_tensor(Interrupted())
     with pytest.raises(RuntimeError, match="another"), interrupts():
         raise RuntimeError("another")
+
+
+def test_an_interrupt_that_python_drops_comes_again_unless_another_ends_the_command():
+    class Dropping:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), interrupts():  # noqa: PT012
+        Dropping()
+        time.sleep(10)
+    with pytest.raises(KeyboardInterrupt), interrupts():  # noqa: PT012
+        Dropping()
+        raise KeyboardInterrupt
+    time.sleep(3 * AGAIN_AFTER)  # no more comes
 
 
 def test_ctrl_c_before_the_first_epoch_says_so(tmp_path, monkeypatch):
