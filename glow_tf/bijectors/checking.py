@@ -79,7 +79,7 @@ def check_map(forward: OneDirection, inverse: OneDirection, x: tf.Tensor, name: 
                 within,
             )
         promise = f"the log-determinant by {of_name} must be that of its Jacobian"
-        _compare(promise, result[1][:1], _log_det_of_jacobian(function, images[:1]), within)
+        _compare(promise, result[1][:1], log_det_of_jacobian(function, images[:1]), within)
     z = 0.9 * tf.reverse(y, axis=[0])
     _compare(f"the inverse of {name} must undo forward", inverse(y)[0], x, within)
     _compare(f"forward of {name} must undo the inverse", forward(inverse(z)[0])[0], z, within)
@@ -100,12 +100,12 @@ def _made_again(bijector: Bijector, shape: tuple[int, ...], dtype: str | None = 
     return again
 
 
-def _log_det_of_jacobian(function: OneDirection, x: tf.Tensor) -> np.ndarray:
+def log_det_of_jacobian(function: OneDirection, x: tf.Tensor) -> np.ndarray:
     """Computes log|det| of the Jacobian at one example [1, H, W, C]: [1].
 
     Row i is the gradient of number i of the result. There is one copy of x per row, all in one batch.
     """
-    size = x.shape[1:].num_elements()
+    size = np.size(x)
     copies = tf.repeat(x, size, axis=0)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(copies)
