@@ -164,7 +164,7 @@ def test_parts_are_layers_of_a_functional_model_which_is_saved(settings, small_i
     given = [keras.Input(glow.config.condition_shape)] if settings else []
     h, _ = glow.dequantize(values)
     for part in glow.parts:
-        h = part(h, *map(part.read, given)).h
+        h = part(h, *(part.read(condition).condition for condition in given)).h
     model = keras.Model([values, *given], h)
     condition = [tf.ones((5, 3))] if settings else []
     own = [glow.dequantized(small_images[:5], 0.5), *condition]

@@ -19,6 +19,7 @@ from glow_tf.config import ModelConfig
 from glow_tf.model.part_layers import condition_network_of
 
 
+@keras.saving.register_keras_serializable(package="glow_tf")
 class Part(keras.Model):
     """Consecutive flow steps with the squeezes and splits between them, and a prior for their output.
 
@@ -97,11 +98,16 @@ class Part(keras.Model):
         """Returns what the bijectors are handed: what the network makes of a condition, and the mode."""
         if condition is None or self.condition_network is None:
             return Context(condition, mode)
-        takes_mode = isinstance(self.condition_network, ConditionNetwork)  # one's own does not
+        # One's own network does not take a mode, and functional models of Keras cannot save any.
+        takes_mode = isinstance(self.condition_network, ConditionNetwork) and mode != PLAIN
         return Context(self.condition_network(condition, **({"mode": mode} if takes_mode else {})), mode)
 
-    def call(self, h: tf.Tensor, context: Context = ALONE) -> PartOutput:
-        """Runs the part forward: [B, H, W, C] → `PartOutput`; the context is what `read` returned."""
+    def call(self, h: tf.Tensor, context: Context | Condition = ALONE) -> PartOutput:
+        """Runs the part forward: [B, H, W, C] → `PartOutput`.
+
+        The context is what `read` returned, or its condition alone, which functional models take.
+        """
+        context = context if isinstance(context, Context) else Context(context)
         output = PartOutput.start(h)
         for bijector in self.bijectors:
             output = bijector.forward_in_part(output, *read_by(bijector, context))
@@ -163,6 +169,26 @@ class Part(keras.Model):
         """Trainable variables of the bijectors and of the condition's network, without those of the prior."""
         network = [self.condition_network] if self.condition_network else []
         return [v for layer in (*self.bijectors, *network) for v in layer.trainable_variables]
+
+    def get_config(self) -> dict:
+        return {
+            "name": self.name,
+            "dtype": self.dtype_policy.name,
+            "bijectors": [keras.saving.serialize_keras_object(b) for b in self.bijectors],
+            "prior": keras.saving.serialize_keras_object(self.prior),
+            "condition_network": keras.saving.serialize_keras_object(self.condition_network),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> Part:
+        load = keras.saving.deserialize_keras_object
+        return cls(
+            [load(b, custom_objects) for b in config["bijectors"]],
+            load(config["prior"], custom_objects),
+            load(config.get("condition_network"), custom_objects),
+            name=config["name"],
+            dtype=config["dtype"],
+        )
 
 
 def get_weights_by_step(bijectors: Sequence[Bijector]) -> list[np.ndarray]:
