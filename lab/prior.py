@@ -58,7 +58,7 @@ def main(values: flags.FlagValues) -> None:
 def of_two_parts(run: glow_tf.Glow) -> glow_tf.Glow:
     """Returns a model of 8×8 with the finest part of a run's levels and the flow of its coarsest image."""
     config, ends = run.config, (0, -1)
-    steps, widths = config.cuts.counts, config.widths
+    steps, widths = run.design.cuts, run.design.widths
     prior = glow_tf.Glow(
         dataclasses.replace(
             config,

@@ -3,9 +3,8 @@
 import keras
 import tensorflow as tf
 
-from glow_tf.architectures import Architecture
-from glow_tf.architectures.partition import PartLayout, flow_step_elements
-from glow_tf.bijectors import Bijector, GaussianPrior, Squeeze, Transform
+from glow_tf.architectures import Architecture, Element, Levels, PartLayout
+from glow_tf.bijectors import Bijector, Transform
 
 register = keras.saving.register_keras_serializable(package="own")
 
@@ -98,44 +97,41 @@ class Triple(Transform):
 # --8<-- [end:transform]
 
 
+# --8<-- [start:levels]
+class Even(Levels):
+    """Levels with as many flow steps at every scale."""
+
+    @property
+    def cuts(self):
+        usual = (self.config.flow_steps,) * (self.config.num_blocks + 1)
+        return super().cuts if self.config.level_steps else usual
+
+
+# --8<-- [end:levels]
+
+
 # --8<-- [start:architecture]
 class OneScale(Architecture):
-    """A squeeze, and flow steps of one shape: two parts of half of them."""
+    """A squeeze, and flow steps of one shape, after the first half of them a bijector of one's own."""
 
     name = "one scale"
 
-    def cuts(self, config):
-        half = config.flow_steps // 2
-        return half, config.flow_steps - half
+    @property
+    def cuts(self):
+        half = self.config.flow_steps // 2
+        return half, self.config.flow_steps - half
 
-    def widths(self, config):
-        return (config.width,) * 2
-
-    def halvings(self, config, size):
+    def halvings(self, size):
         return 1
 
-    def layouts(self, config):
-        height, width, channels = config.image_shape
+    def lay_out(self):
+        height, width, channels = self.config.image_shape
         size = (height // 2, width // 2, 4 * channels)
-        steps = flow_step_elements(config, 1, config.flow_steps, size, config.width)
-        first = self.cuts(config)[0]
-        return PartLayout(tuple(steps[:first]), size), PartLayout(tuple(steps[first:]), size)
-
-    def steps_in_series(self, config, k):
-        return config.flow_steps
-
-    def place(self, config, step):
-        return step.step
-
-    def bijectors(self, layout, config, dtype):
-        first = [Squeeze(dtype=dtype)] if layout.elements[0].step == 1 else []
-        return [*first, self.flow_steps(layout.elements, config, dtype, "steps")]
-
-    def local_prior(self, config, dtype):
-        return GaussianPrior(dtype=dtype, name="prior")
-
-    def suited_flow_steps(self, num_blocks):
-        return 4
+        steps = self.flow_steps(1, self.config.flow_steps, size)
+        squeeze = Element("squeeze", 1, 0, *size, macs=0)
+        shear = Element("shear", 1, 0, *size, macs=height * width * 4 * channels**2, make=Shear)
+        half = self.cuts[0]
+        return PartLayout((squeeze, *steps[:half], shear), size), PartLayout(tuple(steps[half:]), size)
 
 
 # --8<-- [end:architecture]

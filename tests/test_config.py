@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from glow_tf.architectures import check_run, design_of
 from glow_tf.config import (
     GROUPS,
     CouplingConfig,
@@ -65,7 +66,7 @@ INVALID = {
 @pytest.mark.parametrize(("name", "value"), INVALID.items())
 def test_every_bad_value_is_named_with_what_was_received(name, value):
     with pytest.raises(ConfigError, match=rf"(?s){name}.*Received: {name}={value!r}".replace(".0", r"\.0")):
-        RunConfig.from_settings({**BASE, name: value})
+        check_run(RunConfig.from_settings({**BASE, name: value}))
 
 
 @pytest.mark.parametrize(
@@ -82,11 +83,11 @@ def test_only_tanh_has_a_bound_and_it_is_a_positive_number(scale):
 
 @pytest.mark.parametrize("name", ["learning_rate", "finetune_learning_rate"])
 def test_rates_must_be_one_or_one_a_part(name):
-    RunConfig.from_settings({**BASE, "parts": "across_block:3", name: "1e-3,2e-3,3e-3"})
+    check_run(RunConfig.from_settings({**BASE, "parts": "across_block:3", name: "1e-3,2e-3,3e-3"}))
     with pytest.raises(ConfigError, match=f"{name} needs one rate, or one for each of the 3 parts"):
-        RunConfig.from_settings({**BASE, "parts": "across_block:3", name: "1e-3,2e-3"})
+        check_run(RunConfig.from_settings({**BASE, "parts": "across_block:3", name: "1e-3,2e-3"}))
     with pytest.raises(ConfigError, match="each of the 1 parts"):
-        RunConfig.from_settings({**BASE, name: "1e-3,2e-3"})
+        check_run(RunConfig.from_settings({**BASE, name: "1e-3,2e-3"}))
 
 
 def test_no_epochs_at_all_is_an_error():
@@ -206,7 +207,7 @@ def test_python_values_become_what_the_flag_would_be(make, python, flag):
 
 def test_parts_as_text_of_one_number_says_how_to_write_a_number_of_parts():
     with pytest.raises(ConfigError, match=r"for 3 parts there is across_block:3"):
-        ModelConfig(parts="3")
+        design_of(ModelConfig(parts="3"))
 
 
 @pytest.mark.parametrize("rate", [0, -1e-3, float("nan"), float("inf"), (1e-3, 0)])

@@ -24,9 +24,9 @@ ORDER = [
     ["version"],
     ["core"],
     ["config"],
+    ["architectures"],
     ["internals"],
     ["bijectors"],
-    ["architectures"],
     ["model"],
     ["data"],
     ["devices"],
@@ -43,6 +43,8 @@ PRIVATE = re.compile(
     r"tensorflow\.python|\bkeras\.src\b|\bcontext\.context\(\)|\.add_update\b|"
     r"experimental_attributes"
 )
+# A text that names a module of the package, or what is in it: an import in another form.
+NAMED = re.compile(r"(glow_tf\.(\w+)[\w.]*?)\.?(:\w+)?")
 PUBLIC = {"_replace", "_asdict", "_exit"}  # in spite of their names: of named tuples, of os
 
 
@@ -79,6 +81,12 @@ def _imports(path):
             yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("glow_tf."))
 
 
+def _named(path):
+    """Returns the modules of the package that texts of a file name."""
+    texts = (n.value for n in _statements(path) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+    return {found[1] for text in texts if (found := NAMED.fullmatch(text))}
+
+
 def _files():
     return sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
@@ -100,7 +108,8 @@ def test_every_file_belongs_to_a_package_of_the_order():
 @pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_towards_what_knows_less(path):
     own = _package(path)
-    for name in set(_imports(path)) - {own}:
+    named = {name.split(".")[1] for name in _named(path)}
+    for name in {*_imports(path), *named} - {own}:
         assert PLACE[name] < PLACE[own], f"{path.name} imports {name}"
 
 
@@ -110,7 +119,7 @@ def test_modules_of_a_package_do_not_import_one_another_in_a_circle():
         module = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
         froms = [n for n in _statements(path) if isinstance(n, ast.ImportFrom) and n.module]
         found = {n.module for n in froms}
-        found |= {f"{n.module}.{a.name}" for n in froms for a in n.names}
+        found |= {f"{n.module}.{a.name}" for n in froms for a in n.names} | _named(path)
         imports[module] = found
     waiting = set(imports)
     while waiting:
@@ -166,6 +175,22 @@ def test_the_package_and_its_pure_modules_load_no_tensorflow():
     program = "import importlib, sys, glow_tf\n"
     program += f"for name in {[*pure, 'glow_tf.commands.cli']}: importlib.import_module(name)\n"
     program += "print(sorted({'tensorflow', 'keras'} & set(sys.modules)))"
+    assert run_program(program, cwd=ROOT.parent).strip() == "[]"
+
+
+def test_sizes_and_costs_are_planned_without_tensorflow():
+    program = """
+import sys
+from glow_tf import ModelConfig, store
+from glow_tf.architectures import design_of
+from glow_tf.architectures.schedule import epoch_costs, phases
+for settings in ({"parts": "across_block:3", "local_prior": "flow:8x2"}, {"architecture": "levels"}):
+    design = design_of(ModelConfig((32, 32, 3), condition_shape=(4,), **settings))
+    turns = phases("alternating", design.num_parts, 6, 1)
+    assert len(epoch_costs(design.layouts, turns)) == 7 and design.model_bytes > 0
+assert store.about("digits") and design_of(store.settings_of("digits")).layouts
+print(sorted({"tensorflow", "keras"} & set(sys.modules)))
+"""
     assert run_program(program, cwd=ROOT.parent).strip() == "[]"
 
 

@@ -54,9 +54,9 @@ def at_once(images):
 def test_a_level_has_a_part_and_the_coarsest_image_another(perturbed):
     assert [part.output_event_shape for part in perturbed.parts] == [(4, 4, 3), (2, 2, 3), (1, 1, 12)]
     assert [part.latent_shapes for part in perturbed.parts] == [[(4, 4, 9)], [(2, 2, 9)], []]
-    assert perturbed.config.num_parts == 3
-    assert perturbed.config.cuts == (2, 2, 2)
-    counts = [small_levels(flow_steps=steps).config.cuts for steps in (1, 3, 5, 8)]
+    assert perturbed.design.num_parts == 3
+    assert perturbed.design.cuts == (2, 2, 2)
+    counts = [small_levels(flow_steps=steps).design.cuts for steps in (1, 3, 5, 8)]
     assert counts == [(1, 1, 1), (3, 2, 2), (5, 3, 3), (8, 4, 4)]
 
 

@@ -1,5 +1,6 @@
 """Layers and architectures of one's own: trained, resumed, saved, loaded elsewhere, exported, recut."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -11,10 +12,11 @@ import tensorflow as tf
 from small import make_small_images, only_endpoints, perturb, small_config
 
 import glow_tf
-from glow_tf import store
-from glow_tf.architectures.partition import part_layouts
+from glow_tf import ModelConfig, store
+from glow_tf.architectures import Element, PartLayout, design_of
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
+from glow_tf.model.part_layers import bijectors_of
 from glow_tf.use import exports
 
 pytestmark = pytest.mark.long
@@ -137,14 +139,29 @@ def test_what_is_no_layer_for_its_place_is_refused(given, match):
 def test_an_architecture_of_ones_own_is_one_class(tmp_path, eager):
     config = small_config(architecture="own_layers:OneScale", parts="1", flow_steps=3, num_blocks=1)
     glow = glow_tf.Glow(config, name="glow")
-    assert [layout.flow_steps for layout in part_layouts(config)] == [1, 2]
+    assert [layout.flow_steps for layout in design_of(config).layouts] == [1, 2]
     trained(glow)
     np.testing.assert_array_equal(glow.decode(glow.encode(IMAGES[:8])), IMAGES[:8])
     glow_tf.save(glow, tmp_path / "preset")
     found = glow_tf.load(tmp_path / "preset")
     np.testing.assert_allclose(found.log_prob(IMAGES[:8], 0), glow.log_prob(IMAGES[:8], 0), rtol=1e-5)
     with pytest.raises(ConfigError, match=r"parts is for architecture=glow.*Received: parts='1,2'"):
-        small_config(architecture="own_layers:OneScale", parts="1,2", flow_steps=3, num_blocks=1)
+        design_of(dataclasses.replace(config, parts="1,2"))
+
+
+def test_a_subclass_of_levels_is_an_architecture(eager):
+    config = ModelConfig((8, 8, 1), architecture="own_layers:Even", num_blocks=1, flow_steps=3, width=4)
+    assert design_of(config).cuts == (3, 3)
+    glow = trained(glow_tf.Glow(config, name="glow")).glow
+    assert glow.resized((12, 10, 1)).design.cuts == (3, 3, 3)
+    np.testing.assert_array_equal(glow.decode(glow.encode(IMAGES[:8])), IMAGES[:8])
+
+
+def test_an_element_of_an_unknown_kind_must_say_what_makes_it():
+    design = design_of(small_config(parts="1"))
+    (layout,) = design.layouts
+    with pytest.raises(ConfigError, match=r"needs `make`.*Received: kind='shear'"):
+        bijectors_of(design, PartLayout((Element("shear", 1, 0, 4, 4, 4, 0),), layout.output_shape), None)
 
 
 @pytest.mark.parametrize("setting", ["architecture", "bijectors", "coupling", "coupling_network"])

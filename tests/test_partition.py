@@ -3,9 +3,9 @@ import math
 import pytest
 
 from glow_tf import Glow
-from glow_tf.architectures import partition
-from glow_tf.config import ModelConfig, check_divisible
-from glow_tf.config.notations import read_cuts
+from glow_tf.architectures import design_of, partition
+from glow_tf.architectures.glow import read_cuts
+from glow_tf.config import ModelConfig
 
 COUNTS = {
     "1": (96,),
@@ -55,7 +55,7 @@ def test_single_step_blocks_cannot_be_cut_across():
 
 
 def _layouts(parts, flow_steps=32, width=512, **kwargs):
-    return partition.part_layouts(ModelConfig(parts=parts, flow_steps=flow_steps, width=width, **kwargs))
+    return design_of(ModelConfig(parts=parts, flow_steps=flow_steps, width=width, **kwargs)).layouts
 
 
 def test_forward_cost_of_the_papers_model():
@@ -89,7 +89,7 @@ GIVEN = {"num_blocks": 2, "flow_steps": 1, "width": 32, "condition_features": 16
 
 
 def test_what_is_given_costs_what_a_count_by_hand_says():
-    (layout,) = partition.part_layouts(ModelConfig((8, 8, 2), condition_shape=(8, 8, 3), **GIVEN))
+    (layout,) = design_of(ModelConfig((8, 8, 2), condition_shape=(8, 8, 3), **GIVEN)).layouts
     reading = 16 * 32
     first = 16 * (9 * 4 * 32 + reading + 32 * 32 + 9 * 32 * 2 * 4 + 8 * 8)  # 4×4×8, by halves of 4 channels
     split = 16 * 9 * (4 + 16) * 2 * 4
@@ -99,7 +99,7 @@ def test_what_is_given_costs_what_a_count_by_hand_says():
     prior = 4 * 9 * 16 * 2 * 16
     assert [e.macs for e in layout.given] == [network, prior]
     assert layout.forward_macs == first + split + second + network + prior
-    (plain,) = partition.part_layouts(ModelConfig((8, 8, 2), **GIVEN))
+    (plain,) = design_of(ModelConfig((8, 8, 2), **GIVEN)).layouts
     reads = (16 + 4) * reading + 16 * 9 * 16 * 2 * 4
     assert layout.forward_macs - plain.forward_macs == reads + network + prior
 
@@ -119,23 +119,23 @@ KERNELS = {
 @pytest.mark.parametrize("own", KERNELS.values(), ids=KERNELS)
 def test_the_cost_model_knows_every_kernel(own):
     config = ModelConfig((8, 8, 2), **{**GIVEN, **own})
-    layouts = partition.part_layouts(config)
+    layouts = design_of(config).layouts
     kernels = [w for w in Glow(config).weights if w.path.endswith(("kernel", "reading"))]
     of_mixing = sum(e.channels**2 for p in layouts for e in p.elements if e.kind == "flow_step")
     numbers = sum(math.prod(w.shape) for w in kernels) + of_mixing
-    assert partition.model_bytes(config) == 4 * numbers
+    assert design_of(config).model_bytes == 4 * numbers
 
 
 def test_sizes_that_do_not_divide_name_the_nearest_that_do():
-    three, four = ModelConfig(num_blocks=3), ModelConfig(num_blocks=4)
+    three, four = (design_of(ModelConfig(num_blocks=blocks)) for blocks in (3, 4))
     with pytest.raises(ValueError, match=r"halves .* 3 times.*24, 32 .*--image_size.*image of 28×28"):
-        check_divisible((28, 28, 1), four)
+        four.check_size((28, 28, 1))
     with pytest.raises(ValueError, match=r"28, 32 \(--image_size resizes\), or --num_blocks=2\. Received"):
-        check_divisible((30, 30, 1), three)
-    levels = ModelConfig(architecture="levels", num_blocks=3)
-    check_divisible((27, 28, 1), levels)
+        three.check_size((30, 30, 1))
+    levels = design_of(ModelConfig(architecture="levels", num_blocks=3))
+    levels.check_size((27, 28, 1))
     with pytest.raises(ValueError, match=r"must be 8 or more with num_blocks=3.*Received: image of 7×28"):
-        check_divisible((7, 28, 1), levels)
+        levels.check_size((7, 28, 1))
 
 
 ODD_SIZES = {
@@ -152,6 +152,6 @@ ODD_SIZES = {
 @pytest.mark.parametrize(("shape", "expected"), ODD_SIZES.items())
 def test_a_block_of_an_odd_side_does_not_squeeze(shape, expected):
     num_blocks, kinds, output = expected
-    (layout,) = partition.part_layouts(ModelConfig(shape, num_blocks=num_blocks, flow_steps=1, width=4))
+    (layout,) = design_of(ModelConfig(shape, num_blocks=num_blocks, flow_steps=1, width=4)).layouts
     assert [element.kind for element in layout.elements] == kinds
     assert layout.output_shape == output

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from glow_tf.architectures.partition import part_layouts, relative_cost
+from glow_tf.architectures import design_of
+from glow_tf.architectures.glow import read_cuts
+from glow_tf.architectures.partition import relative_cost
 from glow_tf.architectures.schedule import (
     cached_parts,
     end_to_end,
@@ -17,8 +19,7 @@ from glow_tf.architectures.schedule import (
     turn_starts,
 )
 from glow_tf.commands import run_flags
-from glow_tf.config import SCHEDULES, DataConfig, ModelConfig, all_settings, read_scale
-from glow_tf.config.notations import read_cuts, read_local_prior
+from glow_tf.config import SCHEDULES, DataConfig, ModelConfig, all_settings, read_local_prior, read_scale
 from glow_tf.core.errors import ConfigError
 
 # The same examples in every run, and none kept on disk: a failure must not depend on what ran before.
@@ -90,20 +91,20 @@ def elements(layouts):
 
 @given(models())
 def test_parts_hold_the_flow_in_order_wherever_it_is_cut(model):
-    whole = part_layouts(ModelConfig(**model | {"parts": "1"}))
-    assert elements(part_layouts(ModelConfig(**model))) == elements(whole)
+    whole = design_of(ModelConfig(**model | {"parts": "1"})).layouts
+    assert elements(design_of(ModelConfig(**model)).layouts) == elements(whole)
 
 
 @given(models())
 def test_every_part_has_the_flow_steps_that_the_notation_gives_it(model):
-    counts = [layout.flow_steps for layout in part_layouts(ModelConfig(**model))]
+    counts = [layout.flow_steps for layout in design_of(ModelConfig(**model)).layouts]
     assert counts == list(map(int, model["parts"].split(",")))
 
 
 @given(models(), st.integers(1, 64), st.integers(1, 8))
 def test_a_head_has_at_most_its_flow_steps_in_each_block_and_leaves_the_part_as_it_is(model, width, steps):
-    plain = part_layouts(ModelConfig(**model))
-    layouts = part_layouts(ModelConfig(**model | {"local_prior": f"flow:{width}x{steps}"}))
+    plain = design_of(ModelConfig(**model)).layouts
+    layouts = design_of(ModelConfig(**model | {"local_prior": f"flow:{width}x{steps}"})).layouts
     assert elements(layouts) == elements(plain)
     assert not layouts[-1].head  # the last part has the top prior
     assert [layout.output_bytes for layout in layouts] == [layout.output_bytes for layout in plain]
@@ -117,7 +118,7 @@ def test_a_head_has_at_most_its_flow_steps_in_each_block_and_leaves_the_part_as_
 
 @given(models(), st.data())
 def test_the_cost_of_phases(model, data):
-    layouts = part_layouts(ModelConfig(**model))
+    layouts = design_of(ModelConfig(**model)).layouts
     parts = range(len(layouts))
     costs = [relative_cost(layouts, [k]) for k in parts]
     assert relative_cost(layouts, list(parts)) == pytest.approx(1.0)  # simultaneous
@@ -159,7 +160,7 @@ def test_a_turn_is_one_phase_and_a_cache_serves_later_parts_alone(schedule, part
 
 @given(models(), st.integers(1, 12))
 def test_a_cache_never_makes_an_epoch_dearer(model, epochs):
-    layouts = part_layouts(ModelConfig(**model))
+    layouts = design_of(ModelConfig(**model)).layouts
     found = phases("sequential", len(layouts), epochs * len(layouts))
     plain, cached = epoch_costs(layouts, found), epoch_costs(layouts, found, cache_prefix=True)
     assert all(b <= a for a, b in zip(plain, cached, strict=True))

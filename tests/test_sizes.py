@@ -65,7 +65,7 @@ def test_at_its_own_size_a_model_stays_as_it_is(own, eager):
 )
 def test_the_finest_part_makes_every_level_of_another_size(own, shape, count, coarsest):
     glow = own.resized(shape)
-    assert glow.config.num_parts == count + 1
+    assert glow.design.num_parts == count + 1
     assert glow.parts[-1].output_event_shape == coarsest
     for part, source in zip(glow.parts, [own.parts[0]] * count + [own.parts[-1]], strict=True):
         for mine, theirs in zip(part.get_weights(), source.get_weights(), strict=True):

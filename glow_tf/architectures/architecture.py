@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from glow_tf.architectures.partition import Element, PartLayout
-from glow_tf.config.choices import ARCHITECTURES
+from glow_tf.architectures.partition import FLOAT_BYTES, Element, PartLayout, network_macs
+from glow_tf.config import ModelConfig, names_own_layer
 from glow_tf.core.errors import ConfigError
-from glow_tf.core.lazy import imported
-
-if TYPE_CHECKING:
-    from glow_tf.bijectors import Bijector, Stack
-    from glow_tf.config import ModelConfig
 
 SEEDS = 10_007  # of each model; the first ones are for its flow steps
+FLOW_STEPS, MOST_PER_BLOCK = 24, 12  # of all blocks, and of one, where nothing is said
+OUTPUTS_PER_CHANNEL = {"affine": 2, "additive": 1}  # that a coupling's network makes
 
 
+@dataclasses.dataclass(frozen=True)
 class Architecture(abc.ABC):
-    """A kind of flow: how an image becomes parts, what these are made of and cost, and what suits a data set.
+    """A kind of flow, bound to the settings of a model: its parts, what they are made of and cost.
 
-    One subclass, in a file of its own, is a whole architecture. `ModelConfig(architecture="module:Class")`
-    names it, or a line in `ARCHITECTURES`. It holds no state: every method takes the settings. Methods import
-    the bijectors that they make, so that settings need no TensorFlow.
+    One subclass is a whole architecture; `name`, `cuts` and `lay_out` are all that it must say.
+    `ModelConfig(architecture="module:Class")` names it, and `design_of` binds it.
 
     Attributes:
+      config: the settings of the model.
       name: how messages name a model.
       settings: the fields of `ModelConfig` that only this architecture has. Others refuse them.
       separable: whether parts share nothing. Then each may be trained alone, anywhere, in any order.
@@ -35,6 +35,8 @@ class Architecture(abc.ABC):
       suited: the settings, besides the sizes, of a run without a flagfile.
     """
 
+    config: ModelConfig
+
     name: ClassVar[str]
     settings: ClassVar[Sequence[str]] = ()
     separable: ClassVar[bool] = False
@@ -42,63 +44,171 @@ class Architecture(abc.ABC):
     images_between_parts: ClassVar[bool] = False
     suited: ClassVar[Mapping[str, Any]] = {}
 
-    def check(self, config: ModelConfig) -> None:
-        """Raises ConfigError if settings contradict one another, or mean nothing here."""
-        others = [known for known in map(architecture, ARCHITECTURES) if type(known) is not type(self)]
-        defaults = {field.name: field.default for field in dataclasses.fields(config)}
-        for name in {name for other in others for name in other.settings} - set(self.settings):
-            if (value := getattr(config, name)) != defaults[name]:
-                theirs = [key for key in ARCHITECTURES if name in architecture(key).settings]
-                raise ConfigError(
-                    f"{name} is for architecture={' or '.join(theirs)}. "
-                    f"Received: {name}={value!r}, architecture={config.architecture!r}"
-                )
+    def check(self) -> None:
+        """Raises ConfigError if settings contradict one another; `design_of` calls it."""
+        _ = self.cuts, self.widths
 
     # How an image becomes parts
 
+    @property
     @abc.abstractmethod
-    def cuts(self, config: ModelConfig) -> tuple[int, ...]:
-        """Returns the flow steps of each part; ConfigError if the settings do not fit."""
+    def cuts(self) -> tuple[int, ...]:
+        """The flow steps of each part; ConfigError if the settings do not fit."""
 
     @abc.abstractmethod
-    def widths(self, config: ModelConfig) -> tuple[int, ...]:
-        """Returns the width of the coupling networks of each part."""
-
-    @abc.abstractmethod
-    def halvings(self, config: ModelConfig, size: tuple[int, int]) -> int:
-        """Returns how often the height and width of an image are halved; they must be even each time."""
-
-    @abc.abstractmethod
-    def layouts(self, config: ModelConfig) -> tuple[PartLayout, ...]:
+    def lay_out(self) -> tuple[PartLayout, ...]:
         """Returns the elements of each part with their costs, and its output's shape, but no `given`."""
 
-    def least_side(self, config: ModelConfig) -> int:
-        """Returns the least height or width of an image."""
+    @property
+    def num_parts(self) -> int:
+        """Number of parts n."""
+        return len(self.cuts)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of the coupling networks of each part."""
+        return (self.config.width,) * self.num_parts
+
+    @functools.cached_property
+    def layouts(self) -> tuple[PartLayout, ...]:
+        """The elements of each part; ConfigError if the image does not fit, see `check_size`."""
+        self.check_size(self.config.image_shape)
+        layouts = self.lay_out()
+        return tuple(dataclasses.replace(p, given=self._given(p, p is layouts[-1])) for p in layouts)
+
+    def halvings(self, size: tuple[int, int]) -> int:
+        """Returns how often the height and width of an image are halved; they must be even each time."""
+        return 0
+
+    @property
+    def least_side(self) -> int:
+        """The least height or width of an image."""
         return 1
 
-    @abc.abstractmethod
-    def steps_in_series(self, config: ModelConfig, k: int) -> int:
+    def check_size(self, image_shape: Sequence[int], received: str = "") -> None:
+        """Raises ConfigError, naming the nearest sizes that fit, unless H and W can be halved as they must.
+
+        The message says what was `received`, by default the image's sides.
+        """
+        height, width = image_shape[:2]
+        received, blocks = received or f"image of {height}×{width}", self.config.num_blocks
+        if min(height, width) < self.least_side:
+            raise ConfigError(
+                f"height and width must be {self.least_side} or more with num_blocks={blocks}, which halves "
+                f"them as often. Received: {received}"
+            )
+        halvings = self.halvings((height, width))
+        multiple = 2**halvings
+        if height % multiple or width % multiple:
+            sides = {side for side in (height, width) if side % multiple}
+            nearest = {s // multiple * multiple for s in sides}
+            nearest |= {-(-s // multiple) * multiple for s in sides}
+            fewer = min((side & -side).bit_length() for side in (height, width))
+            instead = f", or --num_blocks={fewer}" if fewer else ""
+            raise ConfigError(
+                f"num_blocks={blocks} halves the image {halvings} times, so height and width must be "
+                f"multiples of {multiple}; the nearest that are: "
+                f"{', '.join(map(str, sorted(nearest - {0})))} (--image_size resizes){instead}. "
+                f"Received: {received}"
+            )
+
+    # Elements, and what they cost
+
+    def flow_steps(
+        self, block: int, count: int, size: tuple[int, int, int], hidden: int = 0, features: int = 0
+    ) -> list[Element]:
+        """Returns the flow steps of a block, which keep the size (H, W, C).
+
+        Args:
+          block: from 1.
+          count: how many.
+          size: (H, W, C) of what they change.
+          hidden: hidden channels of the coupling networks; 0: the width of the settings.
+          features: channels of a map that the couplings read; 0: of what the model is given, if anything.
+        """
+        height, width, channels = size
+        hidden = hidden or self.config.width
+        given = features or self.config.coupling_config.condition_channels
+        first = max(channels // 2, 1)
+        outputs = self._outputs_per_channel * max(channels - first, 1)
+        network = 9 * first * hidden + hidden * hidden + 9 * hidden * outputs
+        is_vector = not features and self._is_given_vectors
+        once = given * hidden if is_vector else 0
+        macs = height * width * (network + channels * channels + given * hidden * (not is_vector)) + once
+        return [Element("flow_step", block, k, *size, macs, hidden, once) for k in range(1, count + 1)]
+
+    @functools.cached_property
+    def _outputs_per_channel(self) -> int:
+        coupling = self.config.coupling
+        if not names_own_layer(coupling):
+            return OUTPUTS_PER_CHANNEL[coupling]
+        from glow_tf.architectures.own_layers import made  # which needs Keras
+
+        # A coupling refuses what has none.
+        return getattr(made("coupling", coupling), "outputs_per_channel", 1)
+
+    def _given(self, layout: PartLayout, last: bool) -> tuple[Element, ...]:
+        """Returns what a part makes of a condition, and what the top prior reads of it."""
+        config, block = self.config, layout.elements[0].block
+        found: list[Element] = []
+        if config.condition_shape and config.condition_features:
+            height, width = self._size_of_condition
+            features = config.condition_features
+            macs = network_macs(config.given_channels, features, config.condition_depth)
+            found += [Element("condition", block, 0, height, width, features, height * width * macs)]
+        read = config.coupling_config.condition_channels
+        if read and last and config.top_prior == "learned":
+            height, width, channels = layout.output_shape
+            macs = 9 * read * 2 * channels
+            once = macs if self._is_given_vectors else 0
+            macs = once or height * width * macs
+            block = layout.elements[-1].block
+            found += [Element("prior", block, 0, height, width, channels, macs, once=once)]
+        return tuple(found)
+
+    @property
+    def _size_of_condition(self) -> tuple[int, int]:
+        """Height and width of the largest map that is given; a vector is a map of one pixel."""
+        shapes = self.config.condition_shapes.values()
+        return max([(1, 1), *(shape[:2] for shape in shapes if len(shape) == 3)], key=math.prod)
+
+    @property
+    def _is_given_vectors(self) -> bool:
+        return self._size_of_condition == (1, 1)
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of the model's weights, in float32 and nearly: those of biases are not counted.
+
+        Those of layers of one's own are not counted either: nobody knows their size.
+        """
+        config = self.config
+        elements = [e for p in self.layouts for e in (*p.elements, *p.given)]
+        own = {"flow_step": config.has_own_steps, "condition": config.condition_network}
+        elements = [e for e in elements if not own.get(e.kind)]
+        is_fixed = config.permutation not in ("lu", "plain")
+        fixed = sum(e.channels**2 for e in elements if is_fixed and e.kind == "flow_step")
+        return FLOAT_BYTES * (sum(e.kernel_size for e in elements) - fixed)
+
+    # What training and starting values follow
+
+    def steps_in_series(self, k: int) -> int:
         """Returns how many flow steps run one after another where part k (from 0) is; rates depend on it."""
+        return sum(self.cuts)
 
-    @abc.abstractmethod
-    def place(self, config: ModelConfig, step: Element) -> int:
-        """Returns the place of a flow step in the whole flow, from 1; its starting values depend on it."""
+    def seed(self, step: Element) -> int:
+        """Returns the seed of a flow step, by its place in the whole flow: the same wherever that is cut."""
+        return self.config.seed * SEEDS + self._places[step.block, step.step]
 
-    def seed(self, config: ModelConfig, step: Element) -> int:
-        """Returns the seed of a flow step: the same wherever the flow is cut."""
-        return config.seed * SEEDS + self.place(config, step)
-
-    def outputs_per_channel(self, config: ModelConfig) -> int:
-        """Returns how many numbers a coupling's network makes for each channel that the coupling changes."""
-        from glow_tf.bijectors.coupling import transform_of
-
-        return transform_of(config.coupling, config.scale, config.bounded).outputs_per_channel
+    @functools.cached_property
+    def _places(self) -> dict[tuple[int, int], int]:
+        elements = (e for layout in self.layouts for e in layout.elements)
+        steps = [(e.block, e.step) for e in elements if e.kind == "flow_step"]
+        return {step: place for place, step in enumerate(steps, start=1)}
 
     # Images of another size
 
-    def resized(
-        self, config: ModelConfig, image_shape: tuple[int, int, int]
-    ) -> tuple[ModelConfig, tuple[int, ...]]:
+    def resized(self, image_shape: tuple[int, int, int]) -> tuple[ModelConfig, tuple[int, ...]]:
         """Returns the settings of the same model for images of another size.
 
         With them comes, for each of the parts that they make, the part of this model that serves there, from
@@ -106,63 +216,25 @@ class Architecture(abc.ABC):
         """
         raise ConfigError(
             "this architecture does not say how its models take images of another size: its method `resized` "
-            f"would. Received: architecture={config.architecture!r}, image_shape={image_shape}"
+            f"would. Received: architecture={self.config.architecture!r}, image_shape={image_shape}"
         )
 
-    def serving(self, config: ModelConfig, image_shape: tuple[int, int, int], level: int) -> int:
+    def serving(self, image_shape: tuple[int, int, int], level: int) -> int:
         """Returns which part makes the details of a level, from 0, of images of a shape; only of levels."""
         return level
 
-    # What parts are made of
-
-    @abc.abstractmethod
-    def bijectors(self, layout: PartLayout, config: ModelConfig, dtype: Any) -> list[Bijector]:
-        """Makes the bijectors of a part, not built."""
-
-    def flow_steps(self, steps: Sequence[Element], config: ModelConfig, dtype: Any, name: str) -> Stack:
-        """Makes flow steps that follow one another. All have the width of the first."""
-        from glow_tf.bijectors import Stack
-        from glow_tf.bijectors.flow_step import flow_step
-
-        coupling = dataclasses.replace(config.coupling_config, width=steps[0].hidden)
-        seed = self.seed(config, steps[0])
-        step = flow_step(
-            config.bijectors, coupling, config.permutation, seed=seed, dtype=dtype, name="flow_step"
-        )
-        return Stack(step, len(steps), dtype=dtype, name=name)
-
-    def top_prior(self, config: ModelConfig, dtype: Any) -> Bijector:
-        """Makes the prior of the last part's output."""
-        from glow_tf.bijectors import GaussianPrior
-
-        read = config.coupling_config.condition_channels
-        return GaussianPrior(config.top_prior, read, config.bounded, dtype=dtype, name="prior")
-
-    @abc.abstractmethod
-    def local_prior(self, config: ModelConfig, dtype: Any) -> Bijector:
-        """Makes the density that scores the output of every part but the last."""
-
     # What suits a data set, in a run without a flagfile
 
-    @abc.abstractmethod
-    def suited_flow_steps(self, num_blocks: int) -> int:
+    @classmethod
+    def suited_flow_steps(cls, num_blocks: int) -> int:
         """Returns the `flow_steps` that suit a model of `num_blocks` blocks."""
+        return min(max(FLOW_STEPS // num_blocks, 1), MOST_PER_BLOCK)
 
-    def implied(self, settings: Mapping[str, Any], unknown: set[str]) -> dict[str, int]:
+    @classmethod
+    def implied(cls, settings: Mapping[str, Any], unknown: set[str]) -> dict[str, int]:
         """Returns those of `num_blocks` and `flow_steps` that are unknown and follow from other settings."""
         return {}
 
-    def describe(self, config: ModelConfig) -> tuple[str, str]:
+    def describe(self) -> tuple[str, str]:
         """Returns what a preset's card says of the kind of model, and of its flow steps."""
-        return self.name[0].upper() + self.name[1:], f"{config.num_blocks} × {config.flow_steps}"
-
-
-def architecture(name: str) -> Architecture:
-    """Returns the architecture of a name, or of `module:Class`; ConfigError if there is none."""
-    if name not in ARCHITECTURES and ":" not in name:
-        listed = ", ".join(ARCHITECTURES)
-        raise ConfigError(f"architecture must be one of {listed}, or module:Class. Received: {name!r}")
-    found = imported("architecture", ARCHITECTURES.get(name, name))
-    if not (isinstance(found, type) and issubclass(found, Architecture)):
-        raise ConfigError(f"architecture must name an Architecture. Received: architecture={name!r}")
-    return found()
+        return self.name[0].upper() + self.name[1:], f"{self.config.num_blocks} × {self.config.flow_steps}"

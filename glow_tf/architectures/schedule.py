@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 
+from glow_tf.architectures.design import design_of
 from glow_tf.architectures.partition import PartLayout, relative_cost
 from glow_tf.config import SCHEDULES, RunConfig, TrainConfig
 from glow_tf.core.errors import ConfigError
@@ -198,9 +199,9 @@ def first_finetune_epoch(train: TrainConfig, schedule_phases: Sequence[Phase], n
 
 def phases_of(config: RunConfig) -> tuple[Phase, ...]:
     """Returns the phase of every epoch of a run; ConfigError if no epoch could use its `cache_prefix`."""
-    train = config.train
-    found = phases_of_training(train, config.model.num_parts)
-    if train.cache_prefix and (config.model.design.separable or not cached_parts(found)):
+    train, design = config.train, design_of(config.model)
+    found = phases_of_training(train, design.num_parts)
+    if train.cache_prefix and (design.separable or not cached_parts(found)):
         raise ConfigError(
             "cache_prefix needs a Glow's part other than the first that keeps its turn for several epochs: "
             "alternating with a period of 2 or more, or sequential; levels run no part but those trained. "

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.architectures.own_layers import made, written
 from glow_tf.bijectors.bijector import Bijector, WithLogDet
-from glow_tf.bijectors.own_layers import made, written
 
 NOISE = 0.1  # added to weights, many of which start at zero or as the identity
 

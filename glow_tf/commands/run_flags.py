@@ -9,7 +9,7 @@ from absl import flags
 
 from glow_tf import config as configuration
 from glow_tf import store
-from glow_tf.architectures.architecture import architecture
+from glow_tf.architectures import architecture, check_run
 from glow_tf.commands import parsing
 from glow_tf.core.errors import ConfigError
 from glow_tf.data.named import check_named
@@ -62,7 +62,9 @@ def run_config(values: flags.FlagValues) -> configuration.RunConfig:
     unknown = {"num_blocks", "flow_steps"}.intersection(is_open)
     implied = architecture(settings["architecture"]).implied(settings, unknown)
     is_open = [name for name in is_open if name in (*form, *suited.SETTINGS) and name not in implied]
-    return configuration.RunConfig.from_settings(settings | implied, is_open, follows)
+    config = configuration.RunConfig.from_settings(settings | implied, is_open, follows)
+    check_run(config)
+    return config
 
 
 def _follow_prior(

@@ -31,7 +31,7 @@ from glow_tf.config.data import DataConfig as DataConfig
 from glow_tf.config.data import file_of as file_of
 from glow_tf.config.data import folder_of as folder_of
 from glow_tf.config.model import ModelConfig as ModelConfig
-from glow_tf.config.model import check_divisible as check_divisible
+from glow_tf.config.model import read_local_prior as read_local_prior
 from glow_tf.config.run import GROUPS as GROUPS
 from glow_tf.config.run import MAY_DIFFER as MAY_DIFFER
 from glow_tf.config.run import RunConfig as RunConfig

@@ -8,10 +8,7 @@ SQUEEZES = ("haar", "pixels")
 PERMUTATIONS = ("lu", "plain", "shuffle", "reverse")
 GAUSSIANS = ("learned", "standard")
 PRECISIONS = ("float32", "mixed_bfloat16")
-ARCHITECTURES = {  # → the class that says all of it
-    "glow": "glow_tf.architectures.glow:MultiScale",
-    "levels": "glow_tf.architectures.levels:Levels",
-}
+ARCHITECTURES = ("glow", "levels")
 DATA = ("bytes", "real")
 COARSEST = ("auto", "on", "off")  # whether the coarsest image is squeezed
 SCHEDULES = ("end_to_end", "sequential", "alternating", "simultaneous")

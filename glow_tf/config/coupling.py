@@ -13,7 +13,7 @@ class CouplingConfig:
 
     Attributes:
       width: hidden channels of the network.
-      kind: the transform, one of `COUPLINGS` or one's own; see `bijectors/own_layers.py`.
+      kind: the transform, one of `COUPLINGS` or one's own; see `architectures/own_layers.py`.
       scale: how an affine transform reads its scale: `sigmoid`, `exp`, `tanh` or `tanh:B`.
       norm: of the network's hidden convolutions: `actnorm` or `bias`.
       network_dtype: dtype policy of the network, such as `mixed_bfloat16`; None is the layer's own.

@@ -7,12 +7,19 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from keyword import iskeyword
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from glow_tf.config import choices
-from glow_tf.config.choices import MOST, MOST_BLOCKS, MOST_EQUALIZED, MOST_SIDE, MOST_STEPS, MOST_WIDTH
+from glow_tf.config.choices import (
+    GAUSSIANS,
+    MOST,
+    MOST_BLOCKS,
+    MOST_EQUALIZED,
+    MOST_SIDE,
+    MOST_STEPS,
+    MOST_WIDTH,
+)
 from glow_tf.config.coupling import CouplingConfig, read_scale
-from glow_tf.config.notations import read_local_prior
 from glow_tf.config.setting import (
     ConditionShape,
     check_fields,
@@ -23,10 +30,6 @@ from glow_tf.config.setting import (
     shapes_by_name,
 )
 from glow_tf.core.errors import ConfigError
-from glow_tf.core.lazy import imported
-
-if TYPE_CHECKING:
-    from glow_tf.architectures import Architecture
 
 # Other arguments of an exported model's functions.
 TAKEN = frozenset(
@@ -189,10 +192,9 @@ class ModelConfig:
                 f"Received: equalize={self.equalize}, data={self.data!r}, n_bits={self.n_bits}"
             )
         require(_has_names_of_arguments(self.condition_shape), self, "condition_shape", NAMES)
-        self.design.check(self)
         require(max(self.image_shape) <= MOST_SIDE, self, "image_shape", f"{MOST_SIDE} or less")
         read_scale(self.scale)
-        _ = self.cuts, self.widths, read_local_prior(self.local_prior)
+        read_local_prior(self.local_prior)
 
     @classmethod
     def of_saved(cls, settings: Mapping[str, Any]) -> ModelConfig:
@@ -236,27 +238,6 @@ class ModelConfig:
         return bool(self.coupling_network or self.bijectors)
 
     @property
-    def design(self) -> Architecture:
-        """The architecture: what the settings mean, and what the model is made of."""
-        # By its name: architectures know the settings, and settings know none of them.
-        return imported("architecture", "glow_tf.architectures.architecture:architecture")(self.architecture)
-
-    @property
-    def cuts(self) -> tuple[int, ...]:
-        """The flow steps of each part."""
-        return self.design.cuts(self)
-
-    @property
-    def num_parts(self) -> int:
-        """Number of parts n."""
-        return len(self.cuts)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """The width of the coupling networks of each part."""
-        return self.design.widths(self)
-
-    @property
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of what the model is given, by name; a condition without names has the name ""."""
         return shapes_by_name(self.condition_shape)
@@ -288,26 +269,26 @@ def _has_names_of_arguments(shape: ConditionShape) -> bool:
     return fits and len(different) == len(names) and not TAKEN & different
 
 
-def check_divisible(image_shape: Sequence[int], model: ModelConfig, received: str = "") -> None:
-    """Raises ConfigError, naming the nearest sizes that fit, unless the model can halve H and W as it must.
+@dataclasses.dataclass(frozen=True)
+class HeadSize:
+    """The size of a flow head, the narrow flow that scores a part's output while the part is trained."""
 
-    The message says what was `received`, by default the image's sides.
+    width: int  # hidden channels of its coupling networks
+    flow_steps: int  # the most that it has in each remaining block
+
+
+def read_local_prior(local_prior: str) -> HeadSize | None:
+    """Reads the `--local_prior` notation: `standard` or `learned`, Gaussians, or `flow:WxK`, a flow head.
+
+    Returns the size of the head; None for a Gaussian. ConfigError if it is none of these, or W or K is 0.
     """
-    height, width = image_shape[:2]
-    if min(height, width) < (least := model.design.least_side(model)):
+    if local_prior in GAUSSIANS:
+        return None
+    found = re.fullmatch(r"flow:([0-9]{1,9})x([0-9]{1,9})", local_prior)
+    size = HeadSize(*map(int, found.groups())) if found else HeadSize(0, 0)
+    if not (size.width and size.flow_steps):
         raise ConfigError(
-            f"height and width must be {least} or more with num_blocks={model.num_blocks}, which halves them "
-            f"as often. Received: {received or f'image of {height}×{width}'}"
+            f"local_prior must be {', '.join(GAUSSIANS)} or flow:WxK with W and K from 1, such as flow:8x2. "
+            f"Received: {local_prior=}"
         )
-    halvings = model.design.halvings(model, (height, width))
-    multiple = 2**halvings
-    if height % multiple or width % multiple:
-        sides = {side for side in (height, width) if side % multiple}
-        nearest = {s // multiple * multiple for s in sides} | {-(-s // multiple) * multiple for s in sides}
-        fewer = min((side & -side).bit_length() for side in (height, width))
-        instead = f", or --num_blocks={fewer}" if fewer else ""
-        raise ConfigError(
-            f"num_blocks={model.num_blocks} halves the image {halvings} times, so height and width must be "
-            f"multiples of {multiple}; the nearest that are: {', '.join(map(str, sorted(nearest - {0})))} "
-            f"(--image_size resizes){instead}. Received: {received or f'image of {height}×{width}'}"
-        )
+    return size

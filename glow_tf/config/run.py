@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from glow_tf.config.choices import COMPILERS, MOST_BLOCKS, MOST_DEVICES, PRIOR, STRATEGIES
+from glow_tf.config.choices import COMPILERS, MOST_DEVICES, PRIOR, STRATEGIES
 from glow_tf.config.data import DataConfig
-from glow_tf.config.model import ModelConfig, check_divisible
+from glow_tf.config.model import ModelConfig
 from glow_tf.config.setting import check_fields, require, setting, settings_of
 from glow_tf.config.train import TrainConfig, check_batch
 from glow_tf.core.errors import ConfigError
@@ -99,34 +99,16 @@ class RunConfig:
                 "patience needs validation_examples, by which epochs are compared. "
                 f"Received: patience={self.patience}, validation_examples=0"
             )
-        # Otherwise these would be found only after all images have been read.
-        if (size := self.data.image_size) and "num_blocks" not in self.left_open:
-            check_divisible((size, size), self.model, f"image_size={size}")
+        # Otherwise this would be found only after all images have been read.
         if (examples := self.data.train_examples) and "batch_size" not in self.follows:
             check_batch(examples, self.train.batch_size)
-        most = self.num_parts or MOST_BLOCKS + 1
-        if (only := self.train.only_part) and not (self.model.design.separable and only <= most):
-            raise ConfigError(
-                f"only_part needs architecture=levels, and must be a part from 1 to {most}. "
-                f"Received: only_part={only}, architecture={self.model.architecture!r}"
-            )
         self._check_crop()
-        self.train.learning_rates(self.num_parts)
-        self.train.finetune_learning_rates(self.num_parts)
         self._check_strategy()
 
-    @property
-    def num_parts(self) -> int | None:
-        """How many parts the model has; None if that depends on `num_blocks`, which is left open."""
-        is_open = self.model.design.separable and "num_blocks" in self.left_open
-        return None if is_open or "num_blocks" in self.follows else self.model.num_parts
-
     def _check_strategy(self) -> None:
-        devices = [device for device in self.part_devices.split(",") if device]
-        if devices and (self.strategy != "part_parallel" or self.num_parts not in (None, len(devices))):
-            each = f"each of the {self.num_parts} parts" if self.num_parts else "each part"
+        if self.part_devices.strip(",") and self.strategy != "part_parallel":
             raise ConfigError(
-                f"part_devices needs strategy=part_parallel and a device for {each}. "
+                "part_devices needs strategy=part_parallel, and a device for each part. "
                 f"Received: part_devices={self.part_devices!r}, strategy={self.strategy!r}"
             )
         if self.strategy == "multi_worker" and self.virtual_devices:
@@ -141,18 +123,8 @@ class RunConfig:
             )
 
     def _check_crop(self) -> None:
-        """Raises ConfigError unless the model can learn from crops, and nothing is kept of whole images."""
-        crop, size = self.data.crop, self.data.image_size
-        multiple = 2 ** (1 if "num_blocks" in self.left_open else self.model.num_blocks)
-        if not crop:
-            return
-        if not self.model.design.any_size or crop % multiple or 0 < size < crop:
-            raise ConfigError(
-                f"crop needs architecture=levels, and must be a multiple of {multiple} (2^num_blocks), not "
-                f"larger than the images. Received: crop={crop}, architecture={self.model.architecture!r}, "
-                f"image_size={size}"
-            )
-        if self.train.cache_prefix or self.strategy == "part_parallel":
+        """Raises ConfigError if something is kept of whole images, where the model learns from crops."""
+        if self.data.crop and (self.train.cache_prefix or self.strategy == "part_parallel"):
             raise ConfigError(
                 "crop needs cache_prefix=false and another strategy than part_parallel: both know the size "
                 f"of whole images. Received: cache_prefix={self.train.cache_prefix}, "

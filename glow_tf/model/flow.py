@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.architectures.partition import model_bytes, part_layouts
+from glow_tf.architectures import design_of
 from glow_tf.bijectors import Bijector
 from glow_tf.bijectors.bijector import WithLogDet
 from glow_tf.bijectors.condition import Array, Condition
@@ -45,14 +45,15 @@ class Flow(DensityModel):
     ):
         super().__init__(**kwargs)
         self.config = config
+        self.design = design_of(config)
         self.part_devices = tuple(part_devices)
-        if self.part_devices and len(self.part_devices) != config.num_parts:
+        if self.part_devices and len(self.part_devices) != self.design.num_parts:
             raise ValueError(
-                f"part_devices must name {config.num_parts} devices, one per part, or none. "
+                f"part_devices must name {self.design.num_parts} devices, one per part, or none. "
                 f"Received: {self.part_devices}"
             )
-        layouts = part_layouts(config)
-        needed = 2 * model_bytes(config)  # each weight is drawn before it is stored
+        layouts = self.design.layouts
+        needed = 2 * self.design.model_bytes  # each weight is drawn before it is stored
         check_memory(needed, "the model's weights", "take a smaller width or fewer flow_steps")
         policy = checked_policy(self.dtype_policy)
         self.dequantize = entrance_of(config, policy)
@@ -61,7 +62,7 @@ class Flow(DensityModel):
         for k, layout in enumerate(layouts):
             settings = {"last": k + 1 == len(layouts), "dtype": policy, "name": f"part_{k + 1}"}
             with self.on_device_of(k):  # where one's own condition network is built
-                self.parts.append(Part.from_layout(layout, config, **settings))
+                self.parts.append(Part.from_layout(layout, self.design, **settings))
         self.build((None, *config.image_shape))
 
     def build(self, input_shape: object = None) -> None:
@@ -161,7 +162,7 @@ class Flow(DensityModel):
           ConfigError: `checked_images` refuses the images.
           ValueError, InvalidArgumentError: the shape of noise is not that of the images.
         """
-        shape = (None, None, self.image_shape[-1]) if self.config.design.any_size else self.image_shape
+        shape = (None, None, self.image_shape[-1]) if self.design.any_size else self.image_shape
         images = checked_images(images, shape, self.data_dtype)
         if not self.dequantize.takes_noise:
             return self.dequantize.levels(images)
@@ -271,7 +272,7 @@ class Flow(DensityModel):
 
         What is drawn may leave that range, and finer levels, which have never seen it, then magnify it.
         """
-        has_range = self.config.design.images_between_parts and self.config.data == "bytes"
+        has_range = self.design.images_between_parts and self.config.data == "bytes"
         return tf.clip_by_value(h, -0.5, 0.5) if has_range else h
 
     def dequantized_log_prob(

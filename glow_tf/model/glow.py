@@ -9,7 +9,8 @@ from typing import Any
 
 import keras
 
-from glow_tf.bijectors.own_layers import with_registered
+from glow_tf.architectures import design_of
+from glow_tf.architectures.own_layers import with_registered
 from glow_tf.config import ModelConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.internals import layers_within
@@ -100,7 +101,7 @@ class Glow(CompiledModel):
             raise ConfigError(
                 f"a model of {own} takes no others, whatever their size. Received: image_shape={shape}"
             )
-        config, sources = self.config.design.resized(self.config, shape)
+        config, sources = self.design.resized(shape)
         glow = type(self)(config, dtype=self.dtype_policy, name="glow")
         pairs = [(glow.dequantize, self.dequantize)]
         pairs += [(part, self.parts[k]) for part, k in zip(glow.parts, sources, strict=True)]
@@ -126,7 +127,7 @@ class Glow(CompiledModel):
           ValueError: a change leads to a model of other weights.
         """
         config = dataclasses.replace(self.config, **changes)
-        moves = config.cuts != self.config.cuts
+        moves = design_of(config).cuts != self.design.cuts
         if moves and self.has_condition_networks:
             raise ConfigError(
                 "a model whose parts have networks of what they are given keeps its parts. "

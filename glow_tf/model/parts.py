@@ -10,13 +10,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.architectures import Architecture
 from glow_tf.architectures.partition import PartLayout
 from glow_tf.bijectors import Bijector, ConditionNetwork, GaussianPrior, Stack, UniformPrior
 from glow_tf.bijectors.bijector import Bound, Latents, PartOutput, read_by
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.mode import ALONE, PLAIN, Context, Mode
-from glow_tf.config import ModelConfig
-from glow_tf.model.part_layers import condition_network_of
+from glow_tf.model.part_layers import bijectors_of, condition_network_of, prior_of
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -49,25 +49,12 @@ class Part(keras.Model):
 
     @classmethod
     def from_layout(
-        cls,
-        layout: PartLayout,
-        config: ModelConfig,
-        *,
-        last: bool,
-        dtype: str | None = None,
-        name: str,
+        cls, layout: PartLayout, design: Architecture, *, last: bool, dtype: str | None = None, name: str
     ) -> Part:
-        """Makes the part that a layout describes; it is not built yet.
-
-        The random starting values of a flow step depend on the model's seed and on the step's place in the
-        *flow*. A model therefore starts from the same weights wherever it is cut. The last part has the
-        model's top prior.
-        """
-        design = config.design
-        bijectors = design.bijectors(layout, config, dtype)
-        prior = design.top_prior(config, dtype) if last else design.local_prior(config, dtype)
-        network = condition_network_of(layout, config, dtype)
-        return cls(bijectors, prior, network, dtype=dtype, name=name)
+        """Makes the part that a layout describes; it is not built yet. The last one has the top prior."""
+        prior = prior_of(design.config, layout, last, dtype)
+        network = condition_network_of(layout, design.config, dtype)
+        return cls(bijectors_of(design, layout, dtype), prior, network, dtype=dtype, name=name)
 
     def build(self, input_shape: Sequence[int | None], given_shape: Any = None) -> None:
         """Builds the layers, and records the shapes of the latents and of the output.

@@ -9,7 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import data
-from glow_tf.architectures.partition import PartLayout, part_layouts
+from glow_tf.architectures.design import check_run, design_of, num_parts_of
+from glow_tf.architectures.own_layers import with_registered
+from glow_tf.architectures.partition import PartLayout
 from glow_tf.architectures.schedule import (
     Phase,
     cache_noise_epochs,
@@ -18,7 +20,6 @@ from glow_tf.architectures.schedule import (
     one_part,
     phases_of,
 )
-from glow_tf.bijectors.own_layers import with_registered
 from glow_tf.config import MAY_DIFFER, PRIOR, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError, printable
 from glow_tf.core.machine import check_memory
@@ -187,9 +188,9 @@ class Run:
 
 def _devices(config: RunConfig) -> list[str]:
     """Returns the device of every part; empty if there are none, or their number is left open."""
-    if config.num_parts is None:
+    if (num_parts := num_parts_of(config)) is None:
         return []
-    return strategies.part_devices(config.strategy, config.part_devices, config.num_parts)
+    return strategies.part_devices(config.strategy, config.part_devices, num_parts)
 
 
 def prepare(config: RunConfig, workdir: Workdir, strategy: Strategy) -> Run:
@@ -209,6 +210,7 @@ def prepare(config: RunConfig, workdir: Workdir, strategy: Strategy) -> Run:
         config = suited(config, images.image_shape, len(images.train), images.levels)
         images = with_validation(config, images)
     if config is not before:
+        check_run(config)
         workdir.config, devices = config, _devices(config)
     _check_memory(config, images)
     model = dataclasses.replace(
@@ -272,7 +274,9 @@ def layouts_of_steps(side: int, model: ModelConfig) -> tuple[PartLayout, ...]:
             f"crop must be at most the images' sides, {height}×{width}, and maps that are given with images "
             f"are not cut. Received: crop={side}, maps of {maps}"
         )
-    return part_layouts(dataclasses.replace(model, image_shape=(side or height, side or width, channels)))
+    return design_of(
+        dataclasses.replace(model, image_shape=(side or height, side or width, channels))
+    ).layouts
 
 
 def steps_per_epoch(config: RunConfig, examples: int) -> int:
@@ -304,7 +308,7 @@ def compiled_trainer(
 def _make_caches(trainer: PartsTrainer, examples: int) -> dict[Phase, PrefixCache]:
     """Makes the caches; ConfigError if they do not fit into memory."""
     parts = cached_parts(trainer.phases)
-    size = cache_bytes(part_layouts(trainer.glow.config), parts, examples)
+    size = cache_bytes(trainer.glow.design.layouts, parts, examples)
     names = ", ".join(str(k + 1) for k in parts)
     what = f"the outputs of the parts before part {names}"
     check_memory(size, what, "train without --cache_prefix")

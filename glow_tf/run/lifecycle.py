@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from glow_tf.architectures import check_run
 from glow_tf.architectures.schedule import phases_of
 from glow_tf.config import RunConfig
 from glow_tf.core.errors import DivergedError, in_one_line
@@ -59,6 +60,7 @@ def train(config: RunConfig, export: Exporter, callbacks: Callbacks = ()) -> Map
       KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the message says which epoch is kept.
     """
     start = time.monotonic()
+    check_run(config)
     cluster = cluster_of(config.strategy)
     workdir = Workdir(config, is_chief(cluster))
     try:

@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from glow_tf import data, store
+from glow_tf.architectures import design_of
 from glow_tf.config import PRIOR, SAME_FUNCTION, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
@@ -29,7 +30,7 @@ def settings_for(image_shape: tuple[int, int, int]) -> ModelConfig | None:
     if (name := suited.PRESETS.get(image_shape[-1])) not in store.names():
         return None
     model = store.settings_of(name)
-    return model if model.image_shape == image_shape else model.design.resized(model, image_shape)[0]
+    return model if model.image_shape == image_shape else design_of(model).resized(image_shape)[0]
 
 
 def with_start(
@@ -129,13 +130,14 @@ def _differences(images: np.ndarray) -> np.ndarray:
 
 def settings_of_size(model: ModelConfig) -> tuple[str, ...]:
     """Returns the settings of a model that follow the size of its images, where its parts have no size."""
-    return ("num_blocks", *model.design.settings) if model.design.any_size else ()
+    design = design_of(model)
+    return ("num_blocks", *design.settings) if design.any_size else ()
 
 
 def _resized(glow: Glow, image_shape: tuple[int, int, int]) -> Glow:
     """Returns a model for images of another size; the same one if its parts have one size."""
     is_other = glow.config.image_shape[:2] != image_shape[:2] and glow.config.image_shape[2] == image_shape[2]
-    return glow.resized(image_shape) if is_other and glow.config.design.any_size else glow
+    return glow.resized(image_shape) if is_other and glow.design.any_size else glow
 
 
 def load_start(path: str, model: ModelConfig) -> Glow:
@@ -164,7 +166,7 @@ def start_from(path: str, start: Glow, glow: Glow) -> str:
     """
     start = _resized(start, glow.config.image_shape)
     _check_same_flow(path, start.config, glow.config)
-    there, here = (own.cuts for own in (start.config, glow.config))
+    there, here = start.design.cuts, glow.design.cuts
     if there == here and (start.config.local_prior == glow.config.local_prior or len(here) == 1):
         glow.set_weights(start.get_weights())
         return f"init_from: the weights are those of {path}"

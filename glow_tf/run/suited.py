@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from glow_tf.architectures import Levels
+from glow_tf.architectures import Levels, architecture, design_of
 from glow_tf.config import MOST_BLOCKS, SAME_FUNCTION, ModelConfig, RunConfig, settings_of
 
 SETTINGS = ("n_bits", "num_blocks", "flow_steps", "width", "part_epochs", "finetune_epochs")
@@ -114,16 +114,17 @@ def chosen(config: RunConfig, image_shape: Sequence[int], examples: int, levels:
     if not config.model.is_real:
         choose("n_bits", bits_of(levels))
     blocks, sides = 1, [*image_shape[:2], config.data.crop or image_shape[0]]
-    takes_odd = config.model.design.any_size and not config.data.crop
+    kind = architecture(config.model.architecture)
+    takes_odd = kind.any_size and not config.data.crop
     while blocks < MOST_BLOCKS and all(
         (takes_odd or side % 2 ** (blocks + 1) == 0) and side >> (blocks + 1) >= LEAST_SIDE for side in sides
     ):
         blocks += 1
     choose("num_blocks", blocks)
-    choose("flow_steps", config.model.design.suited_flow_steps(settings["num_blocks"]))
+    choose("flow_steps", kind.suited_flow_steps(settings["num_blocks"]))
     choose("width", WIDTH)
     epochs = min(max(-(-SEEN // examples), FEWEST_EPOCHS), MOST_EPOCHS)
-    has_one_kind = config.train.schedule == "end_to_end" or config.model.design.separable
+    has_one_kind = config.train.schedule == "end_to_end" or kind.separable
     in_parts = epochs if has_one_kind else max(2 * epochs // 5, 1)
     shares = {"part_epochs": in_parts, "finetune_epochs": epochs - in_parts}
     if given := [name for name in shares if name not in config.left_open]:
@@ -143,7 +144,7 @@ def _in_turns(config: RunConfig) -> int:
     if train.only_part or train.schedule not in ("sequential", "alternating"):
         return 0
     turn = train.period if train.schedule == "alternating" else 1 + train.cache_prefix
-    return turn * config.model.num_parts
+    return turn * design_of(config.model).num_parts
 
 
 def suited(config: RunConfig, image_shape: Sequence[int], examples: int, levels: int) -> RunConfig:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from glow_tf.architectures.partition import FLOAT_BYTES, model_bytes
+from glow_tf.architectures import design_of
+from glow_tf.architectures.partition import FLOAT_BYTES
 from glow_tf.config import ModelConfig
 from glow_tf.core import tensor_files
 from glow_tf.core.durable_files import replaced_folder
@@ -114,8 +115,9 @@ def card_of(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dty
     height, width, channels = model.image_shape
     of = "of real numbers" if model.is_real else f"with {model.n_bits} bits"
     title = about.get("title", name.rpartition("/")[2])
-    kind, steps = model.design.describe(model)
-    widths = ", ".join(map(str, sorted(set(model.widths), reverse=True)))
+    design = design_of(model)
+    kind, steps = design.describe()
+    widths = ", ".join(map(str, sorted(set(design.widths), reverse=True)))
     any_size = str(about.get("image_size")) == "0"
     size = f"any size, with {channels} channels," if any_size else f"{height}×{width}×{channels}"
     shape = f", image_shape=(64, 64, {channels})" if any_size else ""
@@ -189,7 +191,7 @@ def _fetched(address: str) -> pathlib.Path:
 def _settings_of_preset(folder: pathlib.Path) -> ModelConfig:
     model = _model(folder / CONFIG, _content(folder)["model"])
     found = sum(map(math.prod, tensor_files.shapes_of(folder / WEIGHTS).values()))
-    if found < ENOUGH * (needed := model_bytes(model) // FLOAT_BYTES):
+    if found < ENOUGH * (needed := design_of(model).model_bytes // FLOAT_BYTES):
         raise ConfigError(
             f"{folder / WEIGHTS} must hold the weights of the model that {CONFIG} describes, about {needed} "
             f"numbers. Received: {found} numbers"
@@ -226,9 +228,11 @@ def _model(path: pathlib.Path, settings: Any) -> ModelConfig:
             f"glow_tf does not know. Received: {str(unknown or sorted(settings))[:200]}"
         )
     try:
-        return ModelConfig.of_saved(settings)
+        model = ModelConfig.of_saved(settings)
+        design_of(model)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    return model
 
 
 def _halved(name: str, value: np.ndarray) -> np.ndarray:

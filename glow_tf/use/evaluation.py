@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.architectures.partition import PartLayout, part_layouts
+from glow_tf.architectures.partition import PartLayout
 from glow_tf.bijectors.bijector import PartOutput, read_by
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.likelihood import bits_per_dim, nats
@@ -121,7 +121,7 @@ def evaluate(
     check_evaluation(glow, draws, noise, len(images))
     check_given(glow, condition, len(images))
     glow.checked(images)
-    of_parts = enumerate(zip(glow.parts, part_layouts(glow.config), strict=True), start=1)
+    of_parts = enumerate(zip(glow.parts, glow.design.layouts, strict=True), start=1)
     pieces = [(block, k) for k, own in of_parts for block in dict.fromkeys(_blocks(*own))]  # both from 1
     of_draws = _terms_of_draws(glow, images, draws, seed, condition, noise)
     means = of_draws.mean(axis=0, dtype=np.float64)
@@ -207,7 +207,7 @@ def terms(glow: Glow, v: tf.Tensor, condition: Condition = None, mode: Mode = PL
     """Returns the terms of minus the log-likelihood of v [B, H, W, C], [B] each, bits per dimension."""
     h, log_det = glow.dequantize.forward_and_log_det(v)
     found = [log_det]
-    for part, layout in zip(glow.parts, part_layouts(glow.config), strict=True):
+    for part, layout in zip(glow.parts, glow.design.layouts, strict=True):
         context = part.read(condition, mode)
         bijectors = zip(_blocks(part, layout), part.bijectors, strict=True)
         for _, own in itertools.groupby(bijectors, lambda pair: pair[0]):

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from glow_tf.architectures import design_of
 from glow_tf.bijectors.flow_split import LARGE, SIDE, FlowSplit
-from glow_tf.config import FOLDER, DataConfig, check_divisible
+from glow_tf.config import FOLDER, DataConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.machine import check_memory
 from glow_tf.data.arrays import Examples
@@ -223,16 +224,16 @@ def check_fits(model: Glow, size: Sequence[int], name: str, gradient: bool = Fal
             f"a model that is given something with each image takes images of {own} alone: resize the others "
             f"first. Received: {name} of {shape}"
         )
-    config = model.config
+    design = model.design
     if gradient:
-        steps = config.cuts[0] if config.design.any_size else config.flow_steps
-        needed = BYTES * steps * config.widths[0] * size[0] * size[1]
+        steps = design.cuts[0] if design.any_size else model.config.flow_steps
+        needed = BYTES * steps * design.widths[0] * size[0] * size[1]
         remedy = "crop the image, or leave it out"
         check_memory(needed, f"what the gradient of {name}, {shape}, needs", remedy)
     else:
         check_needed(model, size, name, "crop or shrink them")
-    resized, _ = config.design.resized(config, (*size, model.image_shape[-1]))
-    check_divisible(size, resized, f"{name} of {shape}")
+    resized, _ = design.resized((*size, model.image_shape[-1]))
+    design_of(resized).check_size(size, f"{name} of {shape}")
 
 
 def check_needed(glow: Glow, size: Sequence[int], name: str, remedy: str) -> None:
@@ -240,5 +241,5 @@ def check_needed(glow: Glow, size: Sequence[int], name: str, remedy: str) -> Non
     pixels = size[0] * size[1]
     is_tiled = any(isinstance(b, FlowSplit) and b.takes_tiles for b in glow.parts[0].bijectors)
     at_once = min(pixels, 4 * LARGE * SIDE**2) if is_tiled else pixels
-    needed = BYTES * max(glow.config.widths) * at_once + BYTES_BESIDE * pixels
+    needed = BYTES * max(glow.design.widths) * at_once + BYTES_BESIDE * pixels
     check_memory(needed, f"what {name} of {'×'.join(map(str, size))} need", remedy)

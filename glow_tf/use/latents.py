@@ -139,7 +139,7 @@ def levels(glow: Glow) -> list[slice]:
     """Returns where the latents of each level are in the D of `encode`, from the finest to the coarsest."""
     of_parts = [[math.prod(shape) for shape in part.latent_shapes] for part in glow.parts]
     of_parts[-1].append(math.prod(glow.parts[-1].output_event_shape))
-    if glow.config.design.images_between_parts:  # a last row is of the level that the details beside it are
+    if glow.design.images_between_parts:  # a last row is of the level that the details beside it are
         of_parts = [[sum(own)] for own in of_parts]
     sizes = [size for own in of_parts for size in own]
     ends = np.cumsum(sizes).tolist()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from glow_tf import store
+from glow_tf.architectures import design_of
 from glow_tf.architectures.schedule import end_to_end, phases_of
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.durable_files import check_place
@@ -189,14 +190,15 @@ def assemble(workdirs: Sequence[str | pathlib.Path]) -> Assembled:
         for path in paths
     ]
     first = runs[0]
-    if not first.model.design.separable:
+    design = design_of(first.model)
+    if not design.separable:
         raise ConfigError(
             "only levels are put together: the parts of a Glow are made for one another. "
             f"Received: {first.path}, architecture={first.model.architecture!r}"
         )
     for run in runs[1:]:
         _check_same(first, run)
-    of_parts = _run_of_each_part(runs, first.model.num_parts)
+    of_parts = _run_of_each_part(runs, design.num_parts)
     glow = Glow(first.glow.config, name="glow")
     glow.dequantize.set_weights(first.glow.dequantize.get_weights())  # of the data, which are the same
     for k, (part, run) in enumerate(zip(glow.parts, of_parts, strict=True)):

@@ -74,7 +74,7 @@ def repeated(images: np.ndarray, factor: int = 2) -> np.ndarray:
 
 def check_factor(glow: Glow, factor: int) -> None:
     """Raises ConfigError unless a model can make images so many times as large."""
-    if not glow.config.design.images_between_parts:
+    if not glow.design.images_between_parts:
         raise ConfigError(
             f"upscale needs a model of levels. Received: architecture={glow.config.architecture!r}"
         )
@@ -100,7 +100,7 @@ def _with_details(
     shape = (factor * small.shape[1], factor * small.shape[2], channels)
     size = batch_of(shape)
     check_needed(glow, shape[:2], "images", "take a smaller factor")
-    parts = [glow.config.design.serving(glow.config, shape, level) for level in range(levels)]
+    parts = [glow.design.serving(shape, level) for level in range(levels)]
     draw = tf.function(functools.partial(_drawn, glow, parts), autograph=False, reduce_retracing=True)
     places = itertools.count()
 

@@ -78,6 +78,7 @@ import tensorflow as tf
 from absl import flags
 
 from glow_tf import DataConfig, Glow, ModelConfig, PartsTrainer, RunConfig, TrainConfig, data
+from glow_tf.architectures import design_of
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from glow_tf.use import evaluate
@@ -261,7 +262,7 @@ def _images_and_epochs(all_images: data.ImageData, count: int) -> tuple[np.ndarr
 
 def _trainer(config: ModelConfig, epochs: int, count: int) -> PartsTrainer:
     trainer = PartsTrainer(Glow(config), seed=config.seed)
-    own = END_TO_END | ({"schedule": "simultaneous"} if config.design.separable else {})
+    own = END_TO_END | ({"schedule": "simultaneous"} if design_of(config).separable else {})
     trainer.compile(TrainConfig(batch_size=BATCH, part_epochs=epochs, **own), steps_per_epoch=count // BATCH)
     return trainer
 

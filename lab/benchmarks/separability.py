@@ -20,7 +20,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -29,8 +29,7 @@ from absl import flags
 
 from glow_tf import DataConfig, Glow, ModelConfig, PartsTrainer, TrainConfig, data
 from glow_tf.architectures import Levels
-from glow_tf.architectures.partition import Element, PartLayout
-from glow_tf.bijectors import Bijector
+from glow_tf.architectures.partition import PartLayout
 from glow_tf.commands import cli
 from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
@@ -56,35 +55,25 @@ class LevelsTogether(Levels):
     name = "levels in one part"
     separable = False
 
-    def cuts(self, config: ModelConfig) -> tuple[int, ...]:
-        """Returns one part of all flow steps."""
-        return (sum(super().cuts(config)),)
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """One part of all flow steps."""
+        return (sum(super().cuts),)
 
-    def widths(self, config: ModelConfig) -> tuple[int, ...]:
-        """Returns the width of the one part."""
-        return super().widths(config)[:1]
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of the one part."""
+        return super().widths[:1]
 
-    def steps_in_series(self, config: ModelConfig, k: int) -> int:
+    def steps_in_series(self, k: int) -> int:
         """Returns as many as the longest level has."""
-        return max(Levels().cuts(config))
+        return max(Levels(self.config).cuts)
 
-    def place(self, config: ModelConfig, step: Element) -> int:
-        """Returns the place of a flow step in its level."""
-        return Levels().place(config, step)
-
-    def layouts(self, config: ModelConfig) -> tuple[PartLayout, ...]:
+    def lay_out(self) -> tuple[PartLayout, ...]:
         """Returns the layouts of all levels as one."""
-        apart = Levels().layouts(config)
+        apart = Levels(self.config).lay_out()
         elements = tuple(element for layout in apart for element in layout.elements)
         return (PartLayout(elements, apart[-1].output_shape),)
-
-    def bijectors(self, layout: PartLayout, config: ModelConfig, dtype: Any) -> list[Bijector]:
-        """Returns the bijectors of all levels, the finest first."""
-        return [
-            b
-            for own in Levels().layouts(config)
-            for b in super(LevelsTogether, self).bijectors(own, config, dtype)
-        ]
 
 
 def define(values: flags.FlagValues) -> None:
@@ -139,7 +128,7 @@ def _trainer(given: flags.FlagValues, variant: str, seed: int, steps: int, epoch
     shape = (32, 32, 3)
     settings = {"flow_steps": given.flow_steps, "width": given.width, "seed": seed}
     glow = Glow(model_of(variant, shape, given.num_blocks, **settings))
-    schedule = "simultaneous" if glow.config.design.separable else "end_to_end"
+    schedule = "simultaneous" if glow.design.separable else "end_to_end"
     trainer = PartsTrainer(glow, seed=seed)
     own = {"schedule": schedule, "learning_rate": given.learning_rate, "batch_size": BATCH}
     trainer.compile(TrainConfig(part_epochs=epochs, finetune_epochs=0, **own), steps_per_epoch=steps)

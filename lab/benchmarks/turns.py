@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import flags
 
 from glow_tf import Glow, ModelConfig, PartsTrainer, TrainConfig
-from glow_tf.architectures.partition import part_layouts
+from glow_tf.architectures import design_of
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from lab.benchmarks.rows import added_to
@@ -53,7 +53,7 @@ def main(given: flags.FlagValues) -> None:
         for turn, name, ms in _turns(models, sizes.pop(), given.turns):
             found[name].append(ms)
             add(("of the study", name, turn, ms))
-    macs = {name: sum(p.forward_macs for p in part_layouts(c)) for name, c in models.items()}
+    macs = {name: sum(p.forward_macs for p in design_of(c).layouts) for name, c in models.items()}
     for name, times in found.items():
         ratio = float(np.median(np.array(times) / np.array(found[base])))
         print(
@@ -76,7 +76,7 @@ def _turns(models: Mapping[str, ModelConfig], batch: int, turns: int) -> Iterato
 
 def _trainer(config: ModelConfig, batch: int, epochs: int) -> PartsTrainer:
     trainer = PartsTrainer(Glow(config))
-    schedule = "simultaneous" if config.design.separable else "end_to_end"
+    schedule = "simultaneous" if design_of(config).separable else "end_to_end"
     settings = TrainConfig(schedule=schedule, part_epochs=epochs, finetune_epochs=0, batch_size=batch)
     trainer.compile(settings, steps_per_epoch=STEPS)
     return trainer

@@ -11,7 +11,8 @@ import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
-from glow_tf.architectures.partition import BOTH_WAYS, part_layouts
+from glow_tf.architectures import design_of
+from glow_tf.architectures.partition import BOTH_WAYS
 from glow_tf.architectures.schedule import Phase, epoch_costs, phases_of
 from glow_tf.config import MAY_DIFFER, ModelConfig, RunConfig, all_settings
 from glow_tf.core.durable_files import write_atomically
@@ -58,7 +59,7 @@ class Run:
     def epoch_costs(self) -> list[float]:
         """Predicted cost of every epoch; an end-to-end epoch of the same model is 1."""
         train = self.config.train
-        return epoch_costs(part_layouts(self._model), self.phases, train.cache_prefix, train.reversible)
+        return epoch_costs(design_of(self._model).layouts, self.phases, train.cache_prefix, train.reversible)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -110,7 +111,7 @@ class Run:
         model = self._model
         if (shape := (shapes or {}).get(self.data)) is not None:
             model = dataclasses.replace(model, image_shape=tuple(shape))
-        train, layouts = self.config.train, part_layouts(model)
+        train, layouts = self.config.train, design_of(model).layouts
         epochs = sum(epoch_costs(layouts, self.phases, train.cache_prefix, train.reversible))
         epoch = (BOTH_WAYS + train.reversible) * sum(layout.forward_macs for layout in layouts)
         return epoch * epochs * max(self.config.data.train_examples, 1)

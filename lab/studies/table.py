@@ -7,6 +7,7 @@ import io
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from glow_tf.architectures import design_of
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import read_text
 from glow_tf.run.files.history import WORDS, reads_as_number
@@ -38,7 +39,7 @@ def table_of(study: Study, runs: Sequence[Run]) -> str:
             for cost, row in zip(run.epoch_costs, history, strict=False)
         ] or [first]
         found |= set().union(*history)
-    num_parts = max((run.config.model.num_parts for run in runs), default=1)
+    num_parts = max((design_of(run.config.model).num_parts for run in runs), default=1)
     columns = [c for c in history_columns(num_parts, validation=True) if c in found]
     text = io.StringIO()
     writer = csv.DictWriter(

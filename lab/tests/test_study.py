@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from small import ROOT
 from test_properties import NAMES, TEXTS, is_fine_or_names
 
-from glow_tf.architectures.partition import part_layouts
+from glow_tf.architectures import design_of
 from glow_tf.architectures.schedule import epoch_costs, phases_of
 from glow_tf.config import RunConfig
 from glow_tf.core.errors import ConfigError
@@ -155,7 +155,7 @@ def test_predicted_costs_are_of_the_images_that_a_run_had(tmp_path):
     before = run.epoch_costs
     (run.workdir / "checkpoints").mkdir(parents=True)
     (run.workdir / "checkpoints" / "model.json").write_text('{"image_shape": [8, 8, 1]}')
-    layouts = part_layouts(dataclasses.replace(model, image_shape=(8, 8, 1)))
+    layouts = design_of(dataclasses.replace(model, image_shape=(8, 8, 1))).layouts
     assert run.epoch_costs == epoch_costs(layouts, phases_of(run.config))
     assert run.epoch_costs != before
 
@@ -193,7 +193,7 @@ def test_predicted_costs_are_of_the_size_that_images_are_scaled_to(tmp_path):
     )
     run = dataclasses.replace(run, config=deep)
     assert run.epoch_costs == [1.0] * 3
-    layouts = part_layouts(dataclasses.replace(deep.model, image_shape=(64, 64, 3)))
+    layouts = design_of(dataclasses.replace(deep.model, image_shape=(64, 64, 3))).layouts
     assert run.cost() == 3 * sum(layout.forward_macs for layout in layouts) * 3 * 100
 
 

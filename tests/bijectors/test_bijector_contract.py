@@ -10,6 +10,7 @@ from own_layers import Shear, Triple
 from small import make_coupling, make_flow_step, perturb, small_config
 
 from glow_tf import config
+from glow_tf.architectures.own_layers import written
 from glow_tf.bijectors import (
     ActNorm,
     Bijector,
@@ -35,7 +36,6 @@ from glow_tf.bijectors.bijector import PartOutput, no_log_det, per_example, read
 from glow_tf.bijectors.checking import check_map
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
 from glow_tf.bijectors.mode import Context, Mode
-from glow_tf.bijectors.own_layers import written
 from glow_tf.model.glow import Glow
 from glow_tf.model.parts import Part, get_weights_by_step, set_weights_by_step
 from glow_tf.use.score.places import places_in_part

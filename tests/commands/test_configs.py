@@ -5,7 +5,7 @@ import pathlib
 import pytest
 from small import ROOT, run_main
 
-from glow_tf.architectures.partition import part_layouts
+from glow_tf.architectures import design_of
 from glow_tf.architectures.schedule import phases_of
 from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
@@ -25,8 +25,8 @@ def parsed():
 def test_every_config_lays_out_its_parts(parsed):
     for config in parsed.values():
         assert len(phases_of(config)) >= 1
-        if config.data.dataset == "cifar10" and not config.model.design.separable:
-            assert sum(p.flow_steps for p in part_layouts(config.model)) == 3 * config.model.flow_steps
+        if config.data.dataset == "cifar10" and not design_of(config.model).separable:
+            assert sum(p.flow_steps for p in design_of(config.model).layouts) == 3 * config.model.flow_steps
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -8,6 +8,7 @@ import pytest
 from helpers import config, train
 from small import make_small_images
 
+from glow_tf.architectures import design_of
 from glow_tf.core import html_page
 from glow_tf.core.errors import DivergedError
 from glow_tf.run import pictures
@@ -60,7 +61,8 @@ def workdir(folder, epochs=3, **changes):
 
 
 def write_history(folder, settings, *rows):
-    columns = history.history_columns(settings.model.num_parts, bool(settings.data.validation_examples))
+    num_parts = design_of(settings.model).num_parts
+    columns = history.history_columns(num_parts, bool(settings.data.validation_examples))
     usual = {"phase": "part", "active_parts": "1", "seconds": 2, "eval_seconds": 1, "peak_memory_mb": 100}
     usual |= {"images_per_second": 50, "test_bpd_se": 0.1}
     whole = [

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from glow_tf.architectures import design_of
 from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
-from glow_tf.config import ModelConfig, RunConfig, TrainConfig, check_divisible
+from glow_tf.config import ModelConfig, RunConfig, TrainConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.run.files.flags_file import command_of, flagfile, read_config
 from glow_tf.run.suited import LEAST_SIDE, LEVELS, SETTINGS, chosen
@@ -59,7 +60,7 @@ def test_every_choice_can_be_built_and_halves_the_image_as_far_as_is_useful():
     for height, width in itertools.product(sides, (32, 28, 44)):
         found = choice("--architecture=glow", data=((height, width, 3), 100, 255))
         model = {name: found[name] for name in ("num_blocks", "flow_steps", "width", "n_bits")}
-        check_divisible((height, width), ModelConfig(image_shape=(height, width, 3), **model))
+        design_of(ModelConfig(image_shape=(height, width, 3), **model)).check_size((height, width))
         assert min(height, width) >> found["num_blocks"] >= LEAST_SIDE or found["num_blocks"] == 1
 
 

@@ -6,7 +6,7 @@ from helpers import config, rows_of, train
 from small import small_levels
 
 from glow_tf import ConfigError, PartsTrainer, TrainConfig, data
-from glow_tf.architectures.partition import part_layouts
+from glow_tf.architectures import check_run, design_of
 from glow_tf.run.context import layouts_of_steps
 
 
@@ -70,13 +70,13 @@ def test_a_run_trains_on_crops_and_is_evaluated_on_whole_images(tmp_path, eager)
 def test_crops_that_cannot_be_learned_from_are_refused(tmp_path, changes, message):
     own = {"architecture": "levels", "schedule": "simultaneous", "num_blocks": 1, "parts": "1", "crop": 4}
     with pytest.raises(ConfigError, match=message):
-        config(tmp_path, **own | changes)
+        check_run(config(tmp_path, **own | changes))
 
 
 def test_crops_larger_than_images_and_of_images_that_come_with_maps_are_refused():
     model = small_levels(image_shape=(8, 16, 3)).config
-    assert layouts_of_steps(8, model) == part_layouts(small_levels(image_shape=(8, 8, 3)).config)
-    assert layouts_of_steps(0, model) == part_layouts(model)
+    assert layouts_of_steps(8, model) == design_of(small_levels(image_shape=(8, 8, 3)).config).layouts
+    assert layouts_of_steps(0, model) == design_of(model).layouts
     with pytest.raises(ConfigError, match=r"crop must be at most the images' sides, 8×16.*Received: crop=12"):
         layouts_of_steps(12, model)
     given = small_levels(condition_shape=(4, 4, 1)).config

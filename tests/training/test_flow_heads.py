@@ -9,7 +9,8 @@ from small import copy_of, objectives, small_config, small_glow
 
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, phases
-from glow_tf.architectures.partition import part_layouts, relative_cost
+from glow_tf.architectures import design_of
+from glow_tf.architectures.partition import relative_cost
 from glow_tf.architectures.schedule import end_to_end, one_part, simultaneous
 from glow_tf.model.parts import get_weights_by_step, set_weights_by_step
 from glow_tf.training.optim.optimizers import FusedAdamax
@@ -34,7 +35,8 @@ def heads_of(trainer):
 
 
 def test_a_head_has_the_first_flow_steps_of_each_remaining_block():
-    layouts = part_layouts(small_config(num_blocks=3, flow_steps=4, parts="2,2,3,5", local_prior="flow:4x2"))
+    config = small_config(num_blocks=3, flow_steps=4, parts="2,2,3,5", local_prior="flow:4x2")
+    layouts = design_of(config).layouts
     heads = [[(e.kind, e.block, e.step) for e in layout.head] for layout in layouts]
     block_2 = [("squeeze", 2, 0), ("flow_step", 2, 1), ("flow_step", 2, 2), ("split", 2, 0)]
     block_3 = [("squeeze", 3, 0), ("flow_step", 3, 1), ("flow_step", 3, 2)]
@@ -46,8 +48,8 @@ def test_a_head_has_the_first_flow_steps_of_each_remaining_block():
 
 
 def test_a_head_costs_its_forward_and_backward_pass_where_its_part_is_trained():
-    layouts = part_layouts(small_config(width=64, flow_steps=4, parts="across_block:3", **HEAD))
-    plain = part_layouts(small_config(width=64, flow_steps=4, parts="across_block:3"))
+    layouts = design_of(small_config(width=64, flow_steps=4, parts="across_block:3", **HEAD)).layouts
+    plain = design_of(small_config(width=64, flow_steps=4, parts="across_block:3")).layouts
     whole = sum(layout.forward_macs for layout in plain)
     for trained in ([0], [1], [2], [0, 1, 2]):
         heads = sum(layouts[k].head_macs for k in trained) / whole

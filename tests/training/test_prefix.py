@@ -10,7 +10,8 @@ from helpers import config
 from small import fit_phases, small_glow
 
 from glow_tf import ConfigError, PartsTrainer, RunConfig, data
-from glow_tf.architectures.partition import part_layouts, relative_cost
+from glow_tf.architectures import design_of
+from glow_tf.architectures.partition import relative_cost
 from glow_tf.architectures.schedule import (
     cache_noise_epochs,
     cached_parts,
@@ -99,7 +100,7 @@ def test_later_parts_with_a_turn_of_several_epochs_are_cached():
 
 
 def test_a_cached_turn_pays_for_its_prefix_once():
-    layouts = part_layouts(ModelConfig(flow_steps=4, width=64, parts="across_block:3"))
+    layouts = design_of(ModelConfig(flow_steps=4, width=64, parts="across_block:3")).layouts
     shares = [p.forward_macs / sum(q.forward_macs for q in layouts) for p in layouts]
     costs = epoch_costs(layouts, ALTERNATING, cache_prefix=True)
     assert costs[2] == pytest.approx(shares[0] / 3 + shares[1])
@@ -184,7 +185,9 @@ def test_a_cache_is_filled_anew_with_the_noise_of_another_turn(small_images):
 def test_a_cache_larger_than_memory_is_refused_with_what_helps(monkeypatch):
     monkeypatch.setattr("glow_tf.core.machine.free_memory", lambda: 1000)
     run = config("run", schedule="sequential", cache_prefix=True)
-    trainer = types.SimpleNamespace(phases=phases_of(run), glow=types.SimpleNamespace(config=run.model))
+    trainer = types.SimpleNamespace(
+        phases=phases_of(run), glow=types.SimpleNamespace(design=design_of(run.model))
+    )
     with pytest.raises(ConfigError, match=r"before part 2 must fit .*; train without --cache_prefix"):
         context._make_caches(trainer, 50)
 
@@ -194,7 +197,7 @@ def test_the_predicted_size_is_the_caches():
     caches = [PrefixCache(glow, k, 100) for k in (1, 2)]
     kept = [v for c in caches for v in tf.nest.flatten(c._kept) if v is not None]
     real = sum(v.shape.num_elements() * 4 for v in kept)
-    assert cache_bytes(part_layouts(glow.config), [1, 2], 100) == real
+    assert cache_bytes(design_of(glow.config).layouts, [1, 2], 100) == real
 
 
 def test_a_cache_that_would_never_be_used_is_refused():

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from glow_tf.architectures import design_of
 from glow_tf.config import ModelConfig
 from glow_tf.core.text_files import read_text
 
@@ -94,10 +95,11 @@ def bits_of_levels(means: Mapping[str, float], model: ModelConfig) -> dict[int, 
     a Glow, whose parts have no terms of their own, and for real data, which have no uniform density.
     """
     found: dict[int, float] = {}
-    if not model.design.separable or model.bits is None:
+    design = design_of(model)
+    if not design.separable or model.bits is None:
         return found
     before = float(model.bits)
-    for k in range(1, model.num_parts + 1):
+    for k in range(1, design.num_parts + 1):
         if math.isfinite(so_far := means.get(f"local_bpd_{k}", math.nan)):
             found[k], before = so_far - before, so_far
     return found

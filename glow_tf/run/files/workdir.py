@@ -15,6 +15,7 @@ from typing import Any
 
 import filelock
 
+from glow_tf.architectures import design_of
 from glow_tf.architectures.schedule import phases_of
 from glow_tf.config import FILE, FOLDER, RunConfig
 from glow_tf.core import durable_files
@@ -204,7 +205,7 @@ class Workdir:
     @property
     def history_columns(self) -> tuple[str, ...]:
         """Columns of history.csv."""
-        num_parts = self.config.model.num_parts
+        num_parts = design_of(self.config.model).num_parts
         return history_columns(num_parts, bool(self.config.data.validation_examples))
 
     def read_history(self, epochs: int | None = None) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from glow_tf.architectures import design_of
 from glow_tf.core import html_page
 from glow_tf.run.files.flags_file import NAME as FLAGS
 from glow_tf.run.report import content
@@ -56,7 +57,7 @@ def _charts(run: RunContent) -> list[str]:
     if run.best_epoch:
         bits = float(run.scores["validation_bpd"])
         lines.append(Line("best epoch", [run.best_epoch], [bits], ringed=True))
-    numbers = range(1, (run.model or run.config.model).num_parts + 1)
+    numbers = range(1, design_of(run.model or run.config.model).num_parts + 1)
     parts = [Line(f"part {k}", *run.points(f"local_bpd_{k}")) for k in numbers]
     columns = {"training": "seconds", "evaluation": "eval_seconds"}
     seconds = [Line(label, *run.points(column)) for label, column in columns.items()]

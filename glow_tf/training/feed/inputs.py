@@ -293,7 +293,7 @@ def _are_crops(glow: Glow, shape: tf.TensorShape) -> bool:
     """Whether images of a shape are such as a model of levels learns from: of any size that halves."""
     multiple = 2**glow.config.num_blocks
     return (
-        glow.config.design.any_size
+        glow.design.any_size
         and shape.is_fully_defined()
         and shape[-1] == glow.image_shape[-1]
         and not (shape[0] % multiple or shape[1] % multiple)

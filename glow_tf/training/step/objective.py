@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from glow_tf.architectures.partition import PartLayout, part_layouts
+from glow_tf.architectures import Architecture
+from glow_tf.architectures.own_layers import seeded
+from glow_tf.architectures.partition import PartLayout
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.mode import Context, Mode
-from glow_tf.bijectors.own_layers import seeded
-from glow_tf.config import ModelConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.lazy import imported
 from glow_tf.internals import layers_within
 from glow_tf.model.glow import Glow
+from glow_tf.model.part_layers import bijectors_of, prior_of
 from glow_tf.model.parts import Part
 from glow_tf.model.passage import PartView
 
@@ -82,11 +83,11 @@ class FlowHead(PriorObjective):
 
     is_likelihood = True
 
-    def __init__(self, layout: PartLayout, config: ModelConfig, dtype: str):
+    def __init__(self, layout: PartLayout, design: Architecture, dtype: str):
         super().__init__(dtype=dtype)
         of_flow = PartLayout(layout.head, layout.output_shape)
-        bijectors = config.design.bijectors(of_flow, config, dtype)
-        self.flow = Part(bijectors, config.design.top_prior(config, dtype), dtype=dtype, name="head")
+        prior = prior_of(design.config, of_flow, True, dtype)
+        self.flow = Part(bijectors_of(design, of_flow, dtype), prior, dtype=dtype, name="head")
 
     def build(self, output_shape: Sequence[int | None]) -> None:
         self.flow.build(output_shape)
@@ -115,10 +116,10 @@ def objectives_of(glow: Glow, given: Objectives) -> list[LocalObjective]:
                 "an objective of your own takes the place of the local prior, which must be standard. "
                 f"Received: local_prior={glow.config.local_prior!r}, and an objective for part {k + 1}"
             )
-    layouts, dtype = part_layouts(glow.config), glow.dtype_policy.name
+    layouts, dtype = glow.design.layouts, glow.dtype_policy.name
     for k, (own, layout) in enumerate(zip(found, layouts, strict=True)):
         with glow.on_device_of(k), seeded(glow.config.seed + k):
-            of_model = FlowHead(layout, glow.config, dtype) if layout.head else PriorObjective()
+            of_model = FlowHead(layout, glow.design, dtype) if layout.head else PriorObjective()
             found[k] = _built(own or of_model, glow.parts[k].output_event_shape)
     return found
 

@@ -54,7 +54,7 @@ class Update:
                 optimizer.build(own)
             if isinstance(optimizer, RatePerWeight):
                 scaled = rate_scaling == "size"
-                steps = glow.config.design.steps_in_series(glow.config, k)
+                steps = glow.design.steps_in_series(k)
                 optimizer.scale_rates(own, [rate_factor(v, steps) if scaled else 1.0 for v in own])
         self.glow = glow
         self.forward = forward
