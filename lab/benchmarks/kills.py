@@ -198,7 +198,9 @@ def _ended(arguments: list[str], left: Callable, seconds: float | None = None, n
     done = not run.returncode or (seconds is not None and left() == "new")
     unbegun = seconds is not None and seconds < BEGUN
     sentence = any(line.startswith("Interrupted. ") for line in said.splitlines())
-    ended = sentence and run.returncode == cli.INTERRUPTED and "Traceback" not in said
+    # Where the source text of a module's class was run, Python ends the process as shells know it: 130, too.
+    status = run.returncode in (cli.INTERRUPTED, -signal.SIGINT)
+    ended = sentence and status and "Traceback" not in said
     good = done or unbegun or name == "KILL" or ended
     _require(good, f"{arguments} ended with {run.returncode} after {seconds} seconds:\n{said}")
     return run.returncode
