@@ -456,8 +456,15 @@ def test_the_bits_at_many_sizes():
     page = (RESULTS / "prior.md").read_text()
     for kind in ("photograph", "drawing"):
         found = [row for row in rows_of(RESULTS / "sizes.csv") if row["kind"] == kind]
-        for column in ("model_bpd", "jpeg_xl_bpd"):
-            assert f"| {' | '.join(f'{float(row[column]):.2f}' for row in found)} |" in page
+        model = [float(row["model_bpd"]) for row in found]
+        best = [min(float(row[f"jpeg_xl_{effort}_bpd"]) for effort in (7, 9, 10)) for row in found]
+        ahead = [float(row["ahead_of_best_jpeg_xl_bpd"]) for row in found]
+        within = [2 * float(row["standard_error"]) for row in found]
+        assert ahead == pytest.approx([b - m for b, m in zip(best, model, strict=True)], abs=2e-4)
+        for bits in (model, best):
+            assert f"| {' | '.join(f'{value:.2f}' for value in bits)} |" in page
+        cells = [f"{gap:.2f} ± {error:.2f}" for gap, error in zip(ahead, within, strict=True)]
+        assert f"| ahead by | {' | '.join(cells)} |".replace("-", "−") in page
 
 
 def test_what_images_unlike_any_other_need():
