@@ -23,8 +23,8 @@ tf.config.set_logical_device_configuration(
 import glow_tf
 from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors import Coupling, FlowStep
+from glow_tf.bijectors.bijector import with_weights
 from glow_tf.bijectors.checking import log_det_of_jacobian
-from glow_tf.bijectors.repeatable import with_weights
 from glow_tf.config import CouplingConfig, ModelConfig
 from glow_tf.model.glow import Glow
 from glow_tf.training import PartsTrainer

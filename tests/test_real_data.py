@@ -12,7 +12,7 @@ from small import ENDPOINTS, eagerly, only_endpoints, perturb
 import glow_tf
 from glow_tf import Glow, ModelConfig, PartsTrainer, RunConfig, TrainConfig
 from glow_tf.bijectors.checking import log_det_of_jacobian
-from glow_tf.bijectors.standardize import moments
+from glow_tf.bijectors.entrance import moments
 from glow_tf.config import DataConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.data import load

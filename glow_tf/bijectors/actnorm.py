@@ -7,8 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Shape, WithLogDet, per_example, pixels_of, set_where
-from glow_tf.bijectors.repeatable import Repeatable
+from glow_tf.bijectors.bijector import Repeatable, Shape, WithLogDet, per_example, pixels_of, set_where
 
 # Added to a channel's standard deviation at initialisation, because it is 0 in a constant channel.
 EPSILON = 1e-6

@@ -10,11 +10,10 @@ import tensorflow as tf
 from glow_tf.bijectors.bijector import Bound, Shape, WithLogDet
 from glow_tf.bijectors.by_place import WithMap, log_det_by_place
 from glow_tf.bijectors.condition import beside
-from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.coupling import coupling_settings, pop_coupling_config
 from glow_tf.bijectors.flow_step import flow_step
 from glow_tf.bijectors.mode import ALONE, Context
-from glow_tf.bijectors.networks import CouplingNetwork
+from glow_tf.bijectors.networks import ConditionNetwork, CouplingNetwork
 from glow_tf.bijectors.priors import GaussianPrior
 from glow_tf.bijectors.split import FactorsOut
 from glow_tf.bijectors.stack import Stack

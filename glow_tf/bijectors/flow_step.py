@@ -5,14 +5,22 @@ import tensorflow as tf
 
 from glow_tf.architectures.own_layers import made, seeded
 from glow_tf.bijectors.actnorm import ActNorm
-from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet, per_example, pixels_of
+from glow_tf.bijectors.bijector import (
+    Bijector,
+    Folded,
+    Repeatable,
+    Shape,
+    WithLogDet,
+    all_variables,
+    per_example,
+    pixels_of,
+)
 from glow_tf.bijectors.by_place import WithMap, evenly, log_det_by_place
-from glow_tf.bijectors.chain import Chain
 from glow_tf.bijectors.coupling import Coupling, coupling_settings, pop_coupling_config
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
 from glow_tf.bijectors.mode import ALONE, Context
 from glow_tf.bijectors.rate_factor import scales_with
-from glow_tf.bijectors.repeatable import Folded, Repeatable, all_variables
+from glow_tf.bijectors.stack import Chain
 from glow_tf.config import CouplingConfig
 from glow_tf.core.errors import ConfigError
 

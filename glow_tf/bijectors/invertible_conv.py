@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Shape, WithLogDet, per_example, pixels_of, soft_bound
-from glow_tf.bijectors.repeatable import Repeatable
+from glow_tf.bijectors.bijector import Repeatable, Shape, WithLogDet, per_example, pixels_of, soft_bound
 from glow_tf.config import PERMUTATIONS
 
 # Log-scales of the LU diagonal stay within ±8, so that the determinant can neither vanish nor overflow.

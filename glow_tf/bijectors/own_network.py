@@ -8,12 +8,11 @@ import keras
 import tensorflow as tf
 
 from glow_tf.architectures.own_layers import made, seeded
-from glow_tf.bijectors.bijector import Shape
+from glow_tf.bijectors.bijector import Shape, all_variables, with_weights
 from glow_tf.bijectors.condition import beside
 from glow_tf.bijectors.mode import ALONE, Context
 from glow_tf.bijectors.networks import ZeroConvolution
 from glow_tf.bijectors.rate_factor import scales_with
-from glow_tf.bijectors.repeatable import all_variables, with_weights
 from glow_tf.core.errors import ConfigError
 
 

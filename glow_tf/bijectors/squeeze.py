@@ -1,11 +1,21 @@
-"""2×2 pixels become one of four times the channels: side by side, or their mean and differences."""
+"""What halves an image: 2×2 pixels become one of four times the channels, a last row or column is cut off."""
 
 import math
 
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bijector, Shape, WithLogDet, no_log_det, per_example
+from glow_tf.bijectors.bijector import (
+    Bijector,
+    Bound,
+    Latents,
+    PartOutput,
+    Shape,
+    WithLogDet,
+    no_log_det,
+    per_example,
+)
+from glow_tf.bijectors.likelihood import standard_normal_log_prob
 
 # Means keep the range of pixels, so that the image of the means is an image like any other. Differences of
 # neighbouring pixels are small; as twice the orthonormal transform has them they are of the order of pixels.
@@ -98,3 +108,110 @@ class Haar(Squeeze):
 def squeeze(kind: str, **kwargs) -> Squeeze:
     """Makes the squeeze of a setting: `haar` or `pixels`."""
     return Haar(orthonormal=True, **kwargs) if kind == "haar" else Squeeze(**kwargs)
+
+
+# Fitted to differences between neighbours in photographs, at their own size and at five halves of it.
+SLOPE, SCALE = 0.4, 2**-9
+FARTHEST = 80.0  # of an exponent; float32 overflows at 88
+
+
+@keras.saving.register_keras_serializable(package="glow_tf")
+class LastLine(Bijector):
+    """Factors out the last row, or column, of images with an odd side; then the side can be halved.
+
+    Let d be the difference between the last line and the line before it, and e its first channel, and of
+    every other channel the difference from the channel before: e_c = d_c − d_{c−1}. The density of e is
+    fixed: Johnson's S_U distribution of slope a = 0.4 and scale b = 1/512, of half a level.
+    Forward:   eps = a·asinh(e / b)      log_det = Σ log a − log(e² + b²) / 2
+    Inverse:   e = b·sinh(eps / a), from which d and the line follow.
+    So log p(line | the rest) = log N(eps; 0, I) + log_det. It is exact, and there is nothing to learn.
+    A scale that follows the neighbours would save 0.7 of 4.7 bits per value of a line of photographs. But it
+    multiplies rounding errors, and black-and-white noise did not come back to the byte.
+    Images whose side is even pass as they are. So does, in the inverse, an image without a latent.
+
+    Shapes: [B, H, W, C] → h [B, H − 1, W, C] and a latent [B, 1, W, C]; of columns likewise.
+
+    Args:
+      axis: 1, the last row, or 2, the last column.
+
+    Reference: Johnson 1949, https://doi.org/10.1093/biomet/36.1-2.149
+    """
+
+    def __init__(self, axis: int, **kwargs):
+        super().__init__(**kwargs)
+        self.axis = axis
+        self.built = True
+
+    def forward_and_log_det(self, x: tf.Tensor) -> WithLogDet:
+        if not self._is_odd(x.shape):
+            return x, no_log_det(x)
+        rest, line = self._cut(x)
+        eps, log_det = self._whiten(rest, line)
+        return tf.concat([rest, eps], self.axis), log_det
+
+    def inverse_and_log_det(self, y: tf.Tensor) -> WithLogDet:
+        if not self._is_odd(y.shape):
+            return y, no_log_det(y)
+        rest, eps = self._cut(y)
+        size = tf.abs(_exponent(eps))
+        log_cosh = size + tf.math.log1p(tf.exp(-2 * size)) - math.log(2)
+        log_det = tf.reduce_sum(log_cosh + math.log(SCALE) - math.log(SLOPE), axis=[1, 2, 3])
+        return self._with_line(rest, eps), log_det
+
+    def forward_in_part(self, so_far: PartOutput) -> PartOutput:
+        if not self._is_odd(so_far.h.shape):
+            return so_far
+        rest, line = self._cut(so_far.h)
+        eps, log_det = self._whiten(rest, line)
+        log_prob = so_far.latents_log_prob + standard_normal_log_prob(eps) + log_det
+        return so_far._replace(h=rest, latents=(*so_far.latents, eps), latents_log_prob=log_prob)
+
+    def inverse_in_part(self, h: tf.Tensor, latents: Latents, bound: Bound) -> tuple[tf.Tensor, Latents]:
+        return (bound(self._with_line(h, latents[-1])), latents[:-1]) if latents else (h, latents)
+
+    def initialize_in_part(self, x: tf.Tensor) -> tf.Tensor:
+        return self.pass_on(x)
+
+    def pass_on(self, x: tf.Tensor) -> tf.Tensor:
+        return self._cut(x)[0] if self._is_odd(x.shape) else x
+
+    def shapes(self, input_shape: Shape) -> tuple[Shape, tuple[Shape, ...]]:
+        shape, line = list(input_shape), list(input_shape)
+        if not self._is_odd(input_shape):
+            return tuple(shape), ()
+        shape[self.axis] -= 1
+        line[self.axis] = 1
+        return tuple(shape), (tuple(line),)
+
+    def _is_odd(self, shape: Shape) -> bool:
+        return shape[self.axis] % 2 == 1
+
+    def _cut(self, x: tf.Tensor) -> list[tf.Tensor]:
+        return tf.split(x, [x.shape[self.axis] - 1, 1], self.axis)
+
+    def _neighbour(self, rest: tf.Tensor) -> tf.Tensor:
+        return tf.split(rest, [rest.shape[self.axis] - 1, 1], self.axis)[1]
+
+    def _whiten(self, rest: tf.Tensor, line: tf.Tensor) -> WithLogDet:
+        """Returns eps of the line, and log|det d eps/d line|, [B], nats."""
+        difference = line - self._neighbour(rest)
+        steps = tf.concat([difference[..., :1], difference[..., 1:] - difference[..., :-1]], -1)
+        log_slope = math.log(SLOPE) - 0.5 * tf.math.log(tf.square(steps) + SCALE**2)
+        return SLOPE * _asinh(steps / SCALE), tf.reduce_sum(log_slope, axis=[1, 2, 3])
+
+    def _with_line(self, rest: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        exponent = _exponent(eps)
+        steps = SCALE / 2 * (tf.exp(exponent) - tf.exp(-exponent))
+        return tf.concat([rest, self._neighbour(rest) + tf.cumsum(steps, axis=-1)], self.axis)
+
+
+def _exponent(eps: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value(eps / SLOPE, -FARTHEST, FARTHEST)
+
+
+def _asinh(x: tf.Tensor) -> tf.Tensor:
+    """Returns asinh(x) by a formula for positive x."""
+    is_below = x < 0
+    size = tf.where(is_below, -x, x)  # unlike |x|, it has a derivative at 0
+    found = tf.math.log(size + tf.sqrt(tf.square(size) + 1))
+    return tf.where(is_below, -found, found)

@@ -19,8 +19,6 @@ from glow_tf.config.choices import RATE_SCALINGS as RATE_SCALINGS
 from glow_tf.config.choices import SAME_FUNCTION as SAME_FUNCTION
 from glow_tf.config.choices import SCHEDULES as SCHEDULES
 from glow_tf.config.choices import STRATEGIES as STRATEGIES
-from glow_tf.config.coupling import CouplingConfig as CouplingConfig
-from glow_tf.config.coupling import read_scale as read_scale
 from glow_tf.config.data import DIGITS as DIGITS
 from glow_tf.config.data import FILE as FILE
 from glow_tf.config.data import FOLDER as FOLDER
@@ -30,8 +28,10 @@ from glow_tf.config.data import TARGET as TARGET
 from glow_tf.config.data import DataConfig as DataConfig
 from glow_tf.config.data import file_of as file_of
 from glow_tf.config.data import folder_of as folder_of
+from glow_tf.config.model import CouplingConfig as CouplingConfig
 from glow_tf.config.model import ModelConfig as ModelConfig
 from glow_tf.config.model import read_local_prior as read_local_prior
+from glow_tf.config.model import read_scale as read_scale
 from glow_tf.config.run import GROUPS as GROUPS
 from glow_tf.config.run import MAY_DIFFER as MAY_DIFFER
 from glow_tf.config.run import RunConfig as RunConfig

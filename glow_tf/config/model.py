@@ -10,26 +10,73 @@ from keyword import iskeyword
 from typing import Any
 
 from glow_tf.config import choices
-from glow_tf.config.choices import (
-    GAUSSIANS,
-    MOST,
-    MOST_BLOCKS,
-    MOST_EQUALIZED,
-    MOST_SIDE,
-    MOST_STEPS,
-    MOST_WIDTH,
-)
-from glow_tf.config.coupling import CouplingConfig, read_scale
 from glow_tf.config.setting import (
     ConditionShape,
     check_fields,
+    check_types,
     in_range,
+    one_of,
     require,
     setting,
     settings_of,
     shapes_by_name,
 )
 from glow_tf.core.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class CouplingConfig:
+    """What a coupling is, from its transform to its network.
+
+    Attributes:
+      width: hidden channels of the network.
+      kind: the transform, one of `COUPLINGS` or one's own; see `architectures/own_layers.py`.
+      scale: how an affine transform reads its scale: `sigmoid`, `exp`, `tanh` or `tanh:B`.
+      norm: of the network's hidden convolutions: `actnorm` or `bias`.
+      network_dtype: dtype policy of the network, such as `mixed_bfloat16`; None is the layer's own.
+      condition_channels: channels of the condition that the network reads; 0: none.
+      network: a network of one's own; see `OwnNetwork`. Empty: the package's, to which width and norm belong.
+      activation: between the network's convolutions, one of `ACTIVATIONS`.
+      bounded: whether shifts are softly bounded; see `ModelConfig.bounded`.
+    """
+
+    width: int
+    kind: str = "affine"
+    scale: str = "tanh:1"
+    norm: str = "actnorm"
+    network_dtype: str | None = None
+    condition_channels: int = 0
+    network: str = ""
+    activation: str = "relu"
+    bounded: bool = True
+
+    def __post_init__(self):
+        check_types(self)
+        in_range(self, "width", 1, choices.MOST_WIDTH)
+        in_range(self, "condition_channels", 0, choices.MOST_WIDTH)
+        one_of(self, "kind", choices.COUPLINGS, own=True)
+        one_of(self, "network", ("",), own=True)
+        read_scale(self.scale)
+        one_of(self, "norm", choices.NORMS)
+        one_of(self, "activation", choices.ACTIVATIONS)
+
+
+def read_scale(scale: str) -> tuple[str, float | None]:
+    """Reads the `--scale` notation: the kind and the soft bound of the log-scale; None for `sigmoid`."""
+    if scale in choices.SCALES:
+        return scale, choices.SCALES[scale]
+    kind, _, argument = scale.partition(":")
+    try:
+        bound = float(argument)
+    except ValueError:
+        bound = 0.0
+    if kind != "tanh" or not 0 < bound <= choices.MOST_LOG_SCALE:
+        raise ConfigError(
+            f"scale must be one of {', '.join(choices.SCALES)}, or tanh:B with a bound B of the log-scale, "
+            f"above 0 and up to {choices.MOST_LOG_SCALE}, such as tanh:1. Received: {scale=}"
+        )
+    return kind, bound
+
 
 # Other arguments of an exported model's functions.
 TAKEN = frozenset(
@@ -61,12 +108,12 @@ class ModelConfig:
         8, "Bits kept per pixel and channel, 1 to 16; above 8, images have 16.", least=1, most=16
     )
     num_blocks: int = setting(
-        3, "Blocks (squeeze, flow steps, split), or levels: L.", least=1, most=MOST_BLOCKS
+        3, "Blocks (squeeze, flow steps, split), or levels: L.", least=1, most=choices.MOST_BLOCKS
     )
     flow_steps: int = setting(
-        32, "Flow steps per block, or in the finest level: K.", least=1, most=MOST_STEPS
+        32, "Flow steps per block, or in the finest level: K.", least=1, most=choices.MOST_STEPS
     )
-    width: int = setting(512, "Hidden channels of a coupling network.", least=1, most=MOST_WIDTH)
+    width: int = setting(512, "Hidden channels of a coupling network.", least=1, most=choices.MOST_WIDTH)
     coupling: str = setting(
         "affine",
         "What a coupling does to half of the channels: {}; or module:Class, a Transform of your own.",
@@ -149,10 +196,10 @@ class ModelConfig:
         32,
         "Features of what a flow is given, such as a level's smaller image, that each coupling reads; 0: "
         "what is given itself, where there are no levels.",
-        most=MOST_WIDTH,
+        most=choices.MOST_WIDTH,
     )
     condition_depth: int = setting(
-        4, "Convolutions of the network that makes these features.", least=1, most=MOST_BLOCKS
+        4, "Convolutions of the network that makes these features.", least=1, most=choices.MOST_BLOCKS
     )
     condition_network: str = setting(
         "",
@@ -182,17 +229,24 @@ class ModelConfig:
 
     def __post_init__(self):
         check_fields(self)
-        in_range(self, "seed", 0, MOST)
+        in_range(self, "seed", 0, choices.MOST)
         if self.is_real and self.n_bits != 8:
             raise ConfigError(f"n_bits is for data=bytes. Received: n_bits={self.n_bits}, data='real'")
-        require(0 <= self.equalize <= MOST_EQUALIZED, self, "equalize", f"from 0 to {MOST_EQUALIZED}")
+        require(
+            0 <= self.equalize <= choices.MOST_EQUALIZED,
+            self,
+            "equalize",
+            f"from 0 to {choices.MOST_EQUALIZED}",
+        )
         if self.equalize and (self.is_real or self.n_bits > 8):
             raise ConfigError(
                 "equalize is for data=bytes with n_bits of 8 or less. "
                 f"Received: equalize={self.equalize}, data={self.data!r}, n_bits={self.n_bits}"
             )
         require(_has_names_of_arguments(self.condition_shape), self, "condition_shape", NAMES)
-        require(max(self.image_shape) <= MOST_SIDE, self, "image_shape", f"{MOST_SIDE} or less")
+        require(
+            max(self.image_shape) <= choices.MOST_SIDE, self, "image_shape", f"{choices.MOST_SIDE} or less"
+        )
         read_scale(self.scale)
         read_local_prior(self.local_prior)
 
@@ -282,13 +336,13 @@ def read_local_prior(local_prior: str) -> HeadSize | None:
 
     Returns the size of the head; None for a Gaussian. ConfigError if it is none of these, or W or K is 0.
     """
-    if local_prior in GAUSSIANS:
+    if local_prior in choices.GAUSSIANS:
         return None
     found = re.fullmatch(r"flow:([0-9]{1,9})x([0-9]{1,9})", local_prior)
     size = HeadSize(*map(int, found.groups())) if found else HeadSize(0, 0)
     if not (size.width and size.flow_steps):
         raise ConfigError(
-            f"local_prior must be {', '.join(GAUSSIANS)} or flow:WxK with W and K from 1, such as flow:8x2. "
-            f"Received: {local_prior=}"
+            f"local_prior must be {', '.join(choices.GAUSSIANS)} or flow:WxK with W and K from 1, such as "
+            f"flow:8x2. Received: {local_prior=}"
         )
     return size

@@ -19,7 +19,7 @@ from glow_tf.data.arrays import (
     in_memory,
     joined,
 )
-from glow_tf.data.given import read_folder_and_condition
+from glow_tf.data.folder import read_folder_and_condition
 from glow_tf.data.named import check_path
 
 SPLITS = ("train", "test", "all", "")

@@ -11,8 +11,7 @@ import tensorflow as tf
 
 from glow_tf.architectures.partition import FLOAT_BYTES
 from glow_tf.bijectors.condition import Array, Condition
-from glow_tf.bijectors.mode import PLAIN, Mode
-from glow_tf.bijectors.pieces import mode_of_process
+from glow_tf.bijectors.mode import PLAIN, Mode, mode_of_process
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.machine import check_memory
 from glow_tf.model.conditions import check_one_for_each, num_of_request

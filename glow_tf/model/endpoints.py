@@ -12,8 +12,7 @@ import tensorflow as tf
 from glow_tf.bijectors import likelihood
 from glow_tf.bijectors.bijector import WithLogDet
 from glow_tf.bijectors.condition import Condition
-from glow_tf.bijectors.mode import Mode, TracedOnce
-from glow_tf.bijectors.pieces import filled_if_empty, in_streams
+from glow_tf.bijectors.mode import Mode, TracedOnce, filled_if_empty, in_streams
 from glow_tf.model.conditions import specs_of_condition
 from glow_tf.model.flow import Flow
 

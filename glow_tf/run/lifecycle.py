@@ -13,7 +13,7 @@ from glow_tf.architectures.schedule import phases_of
 from glow_tf.config import RunConfig
 from glow_tf.core.errors import DivergedError, in_one_line
 from glow_tf.devices import strategies
-from glow_tf.devices.streams import set_up_process
+from glow_tf.devices.strategies import set_up_process
 from glow_tf.devices.workers import (
     Cluster,
     check_same_in_all,

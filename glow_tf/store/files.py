@@ -4,13 +4,14 @@ A preset is a folder with config.json, model.safetensors and README.md. Some com
 names; others are fetched from the Hugging Face Hub. Pure Python: no TensorFlow.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ import numpy as np
 from glow_tf.architectures import design_of
 from glow_tf.architectures.partition import FLOAT_BYTES
 from glow_tf.config import ModelConfig
-from glow_tf.core import tensor_files
 from glow_tf.core.durable_files import replaced_folder
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.text_files import check_path, json_text, parse_json, read_json
@@ -99,7 +99,7 @@ def write(
     settings = dataclasses.asdict(model)
     content = {"format": FORMAT, "glow_tf_version": __version__, "model": settings, "about": about}
     with replaced_folder(folder, "preset", OWN) as temporary:
-        tensor_files.write(temporary / WEIGHTS, weights)
+        write_arrays(temporary / WEIGHTS, weights)
         (temporary / CONFIG).write_text(json_text(content), encoding="utf-8")
         # Those of the package load by name, all others by path.
         name = folder.name if folder.parent.resolve() == FOLDER else f"PATH/{folder.name}"
@@ -190,7 +190,7 @@ def _fetched(address: str) -> pathlib.Path:
 
 def _settings_of_preset(folder: pathlib.Path) -> ModelConfig:
     model = _model(folder / CONFIG, _content(folder)["model"])
-    found = sum(map(math.prod, tensor_files.shapes_of(folder / WEIGHTS).values()))
+    found = sum(map(math.prod, shapes_of(folder / WEIGHTS).values()))
     if found < ENOUGH * (needed := design_of(model).model_bytes // FLOAT_BYTES):
         raise ConfigError(
             f"{folder / WEIGHTS} must hold the weights of the model that {CONFIG} describes, about {needed} "
@@ -242,3 +242,68 @@ def _halved(name: str, value: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         half = value.astype(np.float16)
     return half if np.isfinite(half).all() else value
+
+
+TYPES = {"F16": "f", "F32": "f", "F64": "f", "I64": "i"}  # that a file may hold, and their kinds in NumPy
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a file of arrays by name; OSError if it cannot be written."""
+    from safetensors.numpy import save
+
+    path.write_bytes(save({name: np.asarray(value, order="C") for name, value in arrays.items()}))
+
+
+def shapes_of(path: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each array in a file, by its name; ConfigError if it is no such file."""
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def read_arrays(path: pathlib.Path, expected: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file by name.
+
+    ConfigError, before any of them is read, unless they have the names, the shapes and the kinds of numbers
+    (`shape` and `dtype`) of what is expected; also if one has numbers that are not finite.
+    """
+    with _opened(path) as file:
+        found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        if differing := sorted(found.keys() ^ expected.keys()):
+            missing = [name for name in differing if name not in found]
+            raise ConfigError(
+                f"{path} must hold an array for each of {len(expected)} names, and no other. Received: "
+                f"{'none' if missing else 'one'} for {(missing or differing)[0][:100]!r}"
+            )
+        for name, own in found.items():
+            dtype = expected[name].dtype  # of NumPy, TensorFlow or Keras
+            shape, kind = tuple(expected[name].shape), np.dtype(getattr(dtype, "name", dtype)).kind
+            if (tuple(own.get_shape()), TYPES.get(own.get_dtype())) != (shape, kind):
+                numbers = "real numbers" if kind == "f" else "integers"
+                raise ConfigError(
+                    f"{path} must hold {numbers} of shape {shape} as {name!r}. "
+                    f"Received: {own.get_dtype()} of shape {tuple(own.get_shape())}"
+                )
+        arrays = {name: file.get_tensor(name) for name in found}
+    for name, value in arrays.items():
+        check_finite(name, value, str(path))
+    return arrays
+
+
+def check_finite(name: str, values: np.ndarray, what: str) -> None:
+    """Raises ConfigError, which calls the file `what`, unless all numbers of an array are finite."""
+    if not np.isfinite(values).all():
+        bad = np.asarray(values)[~np.isfinite(values)].flat[0]
+        raise ConfigError(f"{what} must have numbers that are finite. Received: {name}, with {bad}")
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(
+            f"{path} must be a file of safetensors, and whole. Received: {in_one_line(str(error))}"
+        ) from None

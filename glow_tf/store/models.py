@@ -10,7 +10,6 @@ from typing import Any
 import keras
 
 from glow_tf.config import SAME_FUNCTION
-from glow_tf.core import tensor_files
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.model.glow import Glow
 from glow_tf.store import checkpoints, files
@@ -65,7 +64,7 @@ def load(
 def _of_preset(folder: pathlib.Path) -> Glow:
     glow = Glow(files.settings_of(folder), name="glow")
     weights = glow.named_weights
-    for name, value in tensor_files.read(folder / files.WEIGHTS, weights).items():
+    for name, value in files.read_arrays(folder / files.WEIGHTS, weights).items():
         weights[name].assign(value)
     return glow
 

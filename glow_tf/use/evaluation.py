@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,7 @@ from glow_tf.architectures.partition import PartLayout
 from glow_tf.bijectors.bijector import PartOutput, read_by
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.likelihood import bits_per_dim, nats
-from glow_tf.bijectors.mode import PLAIN, Mode
-from glow_tf.bijectors.pieces import in_streams, mode_of_process
+from glow_tf.bijectors.mode import PLAIN, Mode, in_streams, mode_of_process
 from glow_tf.config.choices import NOISES
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.progress import with_progress
@@ -25,7 +24,6 @@ from glow_tf.model.conditions import check_given, in_arrays
 from glow_tf.model.glow import Glow
 from glow_tf.model.parts import Part
 from glow_tf.use.latents import batch_of, seed_of
-from glow_tf.use.variational_noise import variational_noise
 
 BATCH = 256  # of sides up to 32; see `batch_of`
 VARIATIONAL_BATCH = 32  # of which all activations are kept for the gradient
@@ -105,7 +103,7 @@ def evaluate(
 
     With one draw of uniform noise and the seed of a run, the mean is the run's `test_bpd`. An exported model
     draws other noise from the same seed. Variational noise mostly gives a tighter bound, in nine times the
-    time (see `variational_noise.py`). Its log-density is part of the term `dequantisation`.
+    time (see `variational_noise`). Its log-density is part of the term `dequantisation`.
 
     Args:
       glow: the model, however it is cut, or an exported one.
@@ -218,3 +216,92 @@ def terms(glow: Glow, v: tf.Tensor, condition: Condition = None, mode: Mode = PL
             h = output.h
     found[-1] += glow.parts[-1].prior.log_prob(h, context)
     return [bits_per_dim(-term, glow.image_shape) for term in found]
+
+
+STEPS, STEP, SHORTER = 3, 0.6, 0.3  # towards the gradient; where the bound rises, back and a shorter step
+DEVIATIONS = 3.0  # by which noise may be worse than uniform noise
+LEAST, MOST = 1e-4, 80.0  # |tilt|, so that float32 can tell noise and density
+BELOW_ONE = 1 - 2.0**-24  # the next number in float32
+
+
+def variational_noise(
+    log_prob: Callable[[tf.Tensor], tf.Tensor], levels: tf.Tensor, uniform: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws noise that lies where the density of a model is high, and returns it with its log-density.
+
+    The bits of a byte image x are −log₂ ∫ p(x + u) du, over noise u in the unit cube. The mean of
+    −log p(x + u) of uniform noise lies above that, by about half of its variance. For noise of any other
+    density q(u | x) the mean of log q(u | x) − log p(x + u) is a bound as well, mostly a tighter one. Here q
+    is a product of densities, one for each number, proportional to exp(tilt · u) on [0, 1). The best tilt is
+    near the gradient of log p at the mean of the noise. Nothing is learned.
+
+    Args:
+      log_prob: log p of dequantised values [B, H, W, C]: [B], nats.
+      levels: whole numbers, [B, H, W, C].
+      uniform: noise in [0, 1), which is made into the other, [B, H, W, C].
+
+    Returns:
+      The noise, [B, H, W, C], with which a level does not reach the next one, and log q(noise | levels),
+      [B], nats.
+
+    Reference: Ho et al. 2019 (Flow++), section 3.1, https://arxiv.org/abs/1902.00275; there a network makes q
+    """
+    tilt, kept, slope = (tf.zeros_like(levels) for _ in range(3))
+    bounds = []
+    least = tf.fill(tf.shape(levels)[:1], tf.constant(np.inf, levels.dtype))
+    step = STEP * tf.ones_like(levels[:, :1, :1, :1])
+    for _ in range(STEPS):
+        mean = mean_of(tilt)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            v = levels + mean
+            tape.watch(v)
+            found = log_prob(v)
+        gradient = tape.gradient(found, v)
+        # The mean of log q is log q at the mean; that of log p is nearly so.
+        bound = log_density(mean, tilt) - found
+        bounds.append(bound)
+        better = bound < least
+        least = tf.where(better, bound, least)
+        better = better[:, None, None, None]
+        kept = tf.where(better, tilt, kept)
+        slope = tf.where(better, tf.where(tf.math.is_finite(gradient), gradient, 0), slope)
+        step = tf.where(better, step, SHORTER * step)
+        tilt = kept + step * (slope - kept)
+    # What is said at the mean need not hold around it. Noise that is the same for every image tells, but for
+    # what is chance: the variance of log p of uniform noise, which is about twice what there is to gain.
+    other = tf.random.stateless_uniform(tf.shape(levels[:1]), (0, 0), dtype=levels.dtype)
+    noise = tilted(other, tilt)
+    gain = log_prob(levels + noise) - log_density(noise, tilt) - log_prob(levels + other)
+    expected = bounds[0] - least  # of them the first is that of uniform noise
+    holds = gain > tf.minimum(expected - DEVIATIONS * tf.sqrt(2 * expected), 0)
+    tilt = tf.where(holds[:, None, None, None], tilt, 0)
+    # A sum is rounded, to the next level as well, of which a density may say something else.
+    noise = tf.minimum(tilted(uniform, tilt), tf.math.nextafter(levels + 1, levels) - levels)
+    return noise, log_density(noise, tilt)
+
+
+def tilted(uniform: tf.Tensor, tilt: tf.Tensor) -> tf.Tensor:
+    """Maps uniform noise to noise of density q ∝ exp(tilt · u) on [0, 1); all [B, H, W, C]."""
+    rate, rises = _rate(tilt), tilt > 0
+    # Of a density that rises; it falls where u → 1 - u rises.
+    share = tf.where(rises, tf.minimum(1 - uniform, BELOW_ONE), uniform)
+    u = 1 + tf.math.log1p(share * tf.math.expm1(-rate)) / rate
+    return tf.where(rises, u, 1 - u)
+
+
+def log_density(noise: tf.Tensor, tilt: tf.Tensor) -> tf.Tensor:
+    """Returns log q of noise of a tilt, both [B, H, W, C]: [B], nats."""
+    rate, below_the_top = _rate(tilt), tf.where(tilt > 0, 1 - noise, noise)
+    return tf.reduce_sum(tf.math.log(rate / -tf.math.expm1(-rate)) - rate * below_the_top, axis=[1, 2, 3])
+
+
+def mean_of(tilt: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of noise of a tilt; both of any shape."""
+    rate = _rate(tilt)
+    near_zero = 0.5 + rate / 12 - rate**3 / 720  # where the difference below would cancel
+    mean = tf.where(rate < 0.1, near_zero, 1 / -tf.math.expm1(-rate) - 1 / rate)
+    return tf.where(tilt > 0, mean, 1 - mean)
+
+
+def _rate(tilt: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value(tf.abs(tilt), LEAST, MOST)

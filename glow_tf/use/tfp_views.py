@@ -9,8 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from glow_tf.bijectors.mode import Mode
-from glow_tf.bijectors.pieces import filled_if_empty
+from glow_tf.bijectors.mode import Mode, filled_if_empty
 from glow_tf.model.conditions import by_name, of_names
 from glow_tf.model.glow import Glow
 

@@ -7,7 +7,7 @@
     python -m lab.benchmarks.noise_bounds --dataset=folder:runs/photographs --models=runs/photographs_32
 
 A model is a preset, a workdir or a file, as in `glow-tf evaluate --help`. Both bounds are of one draw, and of
-the same weights; see `glow_tf/use/variational_noise.py`. Rows that the CSV has are not measured again.
+the same weights; see `variational_noise`. Rows that the CSV has are not measured again.
 """
 
 import pathlib

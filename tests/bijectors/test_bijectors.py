@@ -16,9 +16,9 @@ from glow_tf.bijectors import (
 )
 from glow_tf.bijectors.bijector import PartOutput
 from glow_tf.bijectors.condition import brought_to
-from glow_tf.bijectors.condition_network import ConditionNetwork
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
 from glow_tf.bijectors.mode import Context
+from glow_tf.bijectors.networks import ConditionNetwork
 from glow_tf.bijectors.squeeze import squeeze
 
 

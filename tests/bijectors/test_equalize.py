@@ -9,7 +9,7 @@ from small import perturb
 import glow_tf
 from glow_tf import ConfigError, Glow, ModelConfig
 from glow_tf.bijectors import Dequantize, Equalize
-from glow_tf.bijectors.equalize import rooms
+from glow_tf.bijectors.entrance import rooms
 
 
 def drawing(count=40, side=8, channels=1, seed=0):

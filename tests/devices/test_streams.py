@@ -9,10 +9,9 @@ import tensorflow as tf
 from small import eagerly, fit_phases, small_glow, threads_for
 
 from glow_tf import PartsTrainer, phases
-from glow_tf.bijectors.mode import Mode
-from glow_tf.bijectors.pieces import in_streams, mode_of_process
+from glow_tf.bijectors.mode import Mode, in_streams, mode_of_process
 from glow_tf.core import machine
-from glow_tf.devices.streams import use_streams
+from glow_tf.devices.strategies import use_streams
 from glow_tf.training.optim.optimizers import FusedAdam
 
 

@@ -12,7 +12,6 @@ from small import make_small_images, preset_once, small_glow
 import glow_tf
 from glow_tf import data, store
 from glow_tf.commands import run_flags
-from glow_tf.core import tensor_files
 from glow_tf.core.errors import ConfigError
 from glow_tf.store.files import card_of
 from glow_tf.use import evaluate
@@ -96,7 +95,7 @@ def test_a_preset_that_cannot_be_written_leaves_the_old_one(glow, kept, monkeypa
         raise OSError("no space")
 
     before = {path.name: path.read_bytes() for path in kept.iterdir()}
-    monkeypatch.setattr(tensor_files, "write", full)
+    monkeypatch.setattr("glow_tf.store.files.write_arrays", full)
     with pytest.raises(OSError, match="no space"):
         glow_tf.save(glow, kept, weights_dtype="float16")
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before

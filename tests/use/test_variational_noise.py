@@ -12,7 +12,7 @@ from glow_tf.commands import cli
 from glow_tf.config.choices import NOISES
 from glow_tf.core import machine
 from glow_tf.use import evaluate
-from glow_tf.use.variational_noise import log_density, mean_of, tilted, variational_noise
+from glow_tf.use.evaluation import log_density, mean_of, tilted, variational_noise
 
 pytestmark = pytest.mark.usefixtures("eager_module")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.bijectors.pieces import filled_if_empty
+from glow_tf.bijectors.mode import filled_if_empty
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage

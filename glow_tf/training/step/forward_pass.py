@@ -11,8 +11,7 @@ import tensorflow as tf
 from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.likelihood import bits_per_dim
-from glow_tf.bijectors.mode import PLAIN, Mode
-from glow_tf.bijectors.pieces import in_streams, mode_of_process
+from glow_tf.bijectors.mode import PLAIN, Mode, in_streams, mode_of_process
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from glow_tf.architectures.partition import FLOAT_BYTES, PartLayout
-from glow_tf.bijectors.mode import Mode
-from glow_tf.bijectors.pieces import in_streams, mode_of_process
+from glow_tf.bijectors.mode import Mode, in_streams, mode_of_process
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
 from glow_tf.training.feed.batch import Batch, entering

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from glow_tf.architectures.schedule import Phase
-from glow_tf.bijectors.pieces import mode_of_process
+from glow_tf.bijectors.mode import mode_of_process
 from glow_tf.devices.strategies import step_function
 from glow_tf.internals import keeping_custom_gradients
 from glow_tf.training.feed import inputs

@@ -14,11 +14,11 @@ import tensorflow as tf
 from glow_tf import store
 from glow_tf.bijectors.mode import Mode
 from glow_tf.config.choices import EXPORTS
-from glow_tf.core import tensor_files
 from glow_tf.core.durable_files import replaced_folder, write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import json_text, read_json
 from glow_tf.model.glow import Glow
+from glow_tf.store.files import read_arrays, shapes_of, write_arrays
 from glow_tf.use import exports
 from glow_tf.use.images import check_needed
 from glow_tf.use.score.models import Models
@@ -48,7 +48,7 @@ def save(detector: Any, folder: pathlib.Path) -> None:
         if used.prior is not None:
             store.save(used.prior, temporary / PRIOR)
             store.save(used.tuned, temporary / TUNED)
-        tensor_files.write(temporary / NUMBERS, arrays)
+        write_arrays(temporary / NUMBERS, arrays)
         (temporary / ABOUT).write_text(json_text(about), encoding="utf-8")
 
 
@@ -73,9 +73,9 @@ def load(kind: type, folder: pathlib.Path, features: keras.Model | None) -> Any:
         # Numbers of this rule, whatever they are, have the shapes of others.
         others = [np.zeros((2, 1, 1, depth), np.float32) for depth in used.depths]
         expected = {**Rule.of(others).arrays, **known}
-        count = tensor_files.shapes_of(folder / NUMBERS)[GOOD][0]
+        count = shapes_of(folder / NUMBERS)[GOOD][0]
         expected |= dict.fromkeys((GOOD, WORST), np.broadcast_to(0.0, count))
-        arrays = tensor_files.read(folder / NUMBERS, expected)
+        arrays = read_arrays(folder / NUMBERS, expected)
         for name, value in known.items():
             value.assign(arrays.pop(name))
         detector.decision_scores_, detector._worst = arrays.pop(GOOD), arrays.pop(WORST)
