@@ -7,7 +7,7 @@ import dataclasses
 from glow_tf.architectures.architecture import Architecture
 from glow_tf.architectures.glow import MultiScale
 from glow_tf.architectures.levels import Levels
-from glow_tf.config import MOST_BLOCKS, ModelConfig, RunConfig
+from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.lazy import imported
 
@@ -44,25 +44,18 @@ def design_of(config: ModelConfig) -> Architecture:
     return design
 
 
-def num_parts_of(config: RunConfig) -> int | None:
-    """Returns how many parts a run's model has; None if that depends on `num_blocks`, which is left open."""
-    design = design_of(config.model)
-    is_open = design.separable and "num_blocks" in config.left_open
-    return None if is_open or "num_blocks" in config.follows else design.num_parts
-
-
 def check_run(config: RunConfig) -> None:
     """Raises ConfigError unless the settings of a run fit its model, as far as nobody need read its data."""
-    design, num_parts, train = design_of(config.model), num_parts_of(config), config.train
-    if (size := config.data.image_size) and "num_blocks" not in config.left_open:
+    design, train = design_of(config.model), config.train
+    num_parts = design.num_parts
+    if size := config.data.image_size:
         design.check_size((size, size), f"image_size={size}")
-    most = num_parts or MOST_BLOCKS + 1
-    if (only := train.only_part) and not (design.separable and only <= most):
+    if (only := train.only_part) and not (design.separable and only <= num_parts):
         raise ConfigError(
-            f"only_part needs architecture=levels, and must be a part from 1 to {most}. "
+            f"only_part needs architecture=levels, and must be a part from 1 to {num_parts}. "
             f"Received: only_part={only}, architecture={config.model.architecture!r}"
         )
-    multiple = 2 ** (1 if "num_blocks" in config.left_open else config.model.num_blocks)
+    multiple = 2**config.model.num_blocks
     if (crop := config.data.crop) and (not design.any_size or crop % multiple or 0 < size < crop):
         raise ConfigError(
             f"crop needs architecture=levels, and must be a multiple of {multiple} (2^num_blocks), not "
@@ -72,7 +65,7 @@ def check_run(config: RunConfig) -> None:
     train.learning_rates(num_parts)
     train.finetune_learning_rates(num_parts)
     devices = [device for device in config.part_devices.split(",") if device]
-    if devices and num_parts not in (None, len(devices)):
+    if devices and num_parts != len(devices):
         raise ConfigError(
             f"part_devices needs a device for each of the {num_parts} parts. "
             f"Received: part_devices={config.part_devices!r}"

@@ -17,14 +17,15 @@ flagfile, too.
 from absl import flags
 
 from glow_tf.commands import run_flags
+from glow_tf.run.settings import likely
 
 define = run_flags.define
 
 
 def main(values: flags.FlagValues) -> None:
-    config = run_flags.run_config(values)  # a wrong flag is found before TensorFlow is loaded
-    run_flags.check_data(config)
+    asked = run_flags.asked(values)
+    run_flags.check_data(likely(asked).config)  # a wrong flag is found before TensorFlow is loaded
     from glow_tf.run import lifecycle
     from glow_tf.use import export
 
-    lifecycle.train(config, export)
+    lifecycle.train(asked, export)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glow_tf.config.choices import COMPILERS, MOST_DEVICES, PRIOR, STRATEGIES
@@ -17,12 +17,7 @@ from glow_tf.core.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """One training run: where it lives, and everything it is made of.
-
-    `left_open` names the settings that nobody gave: the run chooses them when it has read its data, as
-    `glow_tf.run.suited` says. Until then they have their defaults. With `init_from=prior`, `follows` names
-    those that the prior sets, if the run starts from one.
-    """
+    """One training run: where it lives, and everything it is made of."""
 
     workdir: str | os.PathLike = setting(  # noqa: RUF009
         "", "Folder of the run: history, checkpoints, logs, samples, export.", may_differ=True
@@ -82,8 +77,6 @@ class RunConfig:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    left_open: tuple[str, ...] = ()
-    follows: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_fields(self)
@@ -93,14 +86,15 @@ class RunConfig:
             if {"\n", "\r"}.intersection(str(value)):
                 raise ConfigError(f"{name} must be one line, as flags.cfg has it. Received: {value!r}")
         require(self.workdir.strip() != "", self, "workdir", "the folder of the run")
-        holds_out = self.data.validation_examples or "validation_examples" in self.left_open
-        if self.patience and not holds_out and self.init_from != PRIOR:
+        known = "a model; what prior stands for is decided when the images are known, by the command"
+        require(self.init_from != PRIOR, self, "init_from", known)
+        if self.patience and not self.data.validation_examples:
             raise ConfigError(
                 "patience needs validation_examples, by which epochs are compared. "
                 f"Received: patience={self.patience}, validation_examples=0"
             )
         # Otherwise this would be found only after all images have been read.
-        if (examples := self.data.train_examples) and "batch_size" not in self.follows:
+        if examples := self.data.train_examples:
             check_batch(examples, self.train.batch_size)
         self._check_crop()
         self._check_strategy()
@@ -137,9 +131,7 @@ class RunConfig:
         return {"on": True, "off": False}.get(self.jit_compile, self.jit_compile)
 
     @classmethod
-    def from_settings(
-        cls, settings: dict[str, Any], left_open: Sequence[str] = (), follows: Sequence[str] = ()
-    ) -> RunConfig:
+    def from_settings(cls, settings: Mapping[str, Any]) -> RunConfig:
         """Builds the whole from one flat mapping of setting to value, as flags give it."""
         if unknown := set(settings) - {setting.name for setting in all_settings()}:
             raise ConfigError(f"these are not settings of a run. Received: {', '.join(sorted(unknown))}")
@@ -148,7 +140,7 @@ class RunConfig:
             names = [f.name for f in settings_of(config_class)]
             groups[group] = config_class(**{n: settings[n] for n in names if n in settings})
         own = {f.name: settings[f.name] for f in settings_of(cls) if f.name in settings}
-        return cls(**own, **groups, left_open=tuple(left_open), follows=tuple(follows))
+        return cls(**own, **groups)
 
     def to_settings(self) -> dict[str, Any]:
         """The flat mapping from which `from_settings` builds the same run."""

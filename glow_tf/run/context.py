@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import data
-from glow_tf.architectures.design import check_run, design_of, num_parts_of
+from glow_tf.architectures import design_of
 from glow_tf.architectures.own_layers import with_registered
 from glow_tf.architectures.partition import PartLayout
 from glow_tf.architectures.schedule import (
@@ -20,7 +20,7 @@ from glow_tf.architectures.schedule import (
     one_part,
     phases_of,
 )
-from glow_tf.config import MAY_DIFFER, PRIOR, ModelConfig, RunConfig
+from glow_tf.config import MAY_DIFFER, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError, printable
 from glow_tf.core.machine import check_memory
 from glow_tf.data.arrays import in_memory
@@ -31,8 +31,8 @@ from glow_tf.run import tables
 from glow_tf.run.files.checkpoints import Checkpoints, checkpoint_bytes
 from glow_tf.run.files.checksums import check_same_data, fingerprints, write_data
 from glow_tf.run.files.workdir import Workdir
-from glow_tf.run.prior import load_start, start_from, with_start, with_validation
-from glow_tf.run.suited import suited
+from glow_tf.run.settings import Asked
+from glow_tf.run.start import decide, load_start, start_from
 from glow_tf.training.feed import inputs
 from glow_tf.training.step.objective import imported_objective
 from glow_tf.training.step.prefix import PrefixCache, cache_bytes
@@ -187,44 +187,35 @@ class Run:
 
 
 def _devices(config: RunConfig) -> list[str]:
-    """Returns the device of every part; empty if there are none, or their number is left open."""
-    if (num_parts := num_parts_of(config)) is None:
-        return []
-    return strategies.part_devices(config.strategy, config.part_devices, num_parts)
+    """Returns the device of every part; empty if there are none."""
+    return strategies.part_devices(config.strategy, config.part_devices, design_of(config.model).num_parts)
 
 
-def prepare(config: RunConfig, workdir: Workdir, strategy: Strategy) -> Run:
+def prepare(asked: Asked, workdir: Workdir, strategy: Strategy) -> Run:
     """Reads the data, makes model, trainer and checkpoints, claims the workdir; ConfigError if it cannot."""
     # What may be refused comes before the data, which may take long.
-    devices = _devices(config)
-    config = dataclasses.replace(config, model=with_registered(config.model))
-    start = None if workdir.finished_epochs else _start_of(config)
-    if config.train.objective:
-        imported_objective(config.train.objective)
-    images = data.load(config.data)
+    expected = workdir.config
+    model, of_data, start = with_registered(expected.model), expected.data, None
+    if not asked.needs_images:
+        _devices(expected)
+    elif "validation_examples" not in asked.given:  # they decide how many are held out
+        of_data = dataclasses.replace(of_data, validation_examples=0)
+    if expected.init_from and not (asked.may_take_prior or workdir.finished_epochs):
+        start = load_start(expected.init_from, model)
+    if expected.train.objective:
+        imported_objective(expected.train.objective)
+    images = data.load(of_data)
     for note in images.notes:
         print(printable(note))
-    before = config
-    config, images, start = with_start(config, images, start)
-    if config.left_open:
-        config = suited(config, images.image_shape, len(images.train), images.levels)
-        images = with_validation(config, images)
-    if config is not before:
-        check_run(config)
-        workdir.config, devices = config, _devices(config)
+    decided, images, prior = decide(asked, images)
+    config, start = decided.config, prior or start
     _check_memory(config, images)
-    model = dataclasses.replace(
-        config.model,
-        image_shape=images.image_shape,
-        seed=config.seed,
-        condition_shape=images.condition_shape,
-    )
-    config = dataclasses.replace(config, model=model)
+    model = with_registered(config.model)
     layouts = layouts_of_steps(config.data.crop, model)
     phases = phases_of(config)
     steps = steps_per_epoch(config, len(images.train))
     with strategy.scope():
-        trainer = compiled_trainer(config, Glow(model, devices, name="glow"), phases, steps)
+        trainer = compiled_trainer(config, Glow(model, _devices(config), name="glow"), phases, steps)
         if start is not None:
             print(start_from(config.init_from, start, trainer.glow))
         trainer.glow.dequantize.adapt(images.train)
@@ -236,8 +227,7 @@ def prepare(config: RunConfig, workdir: Workdir, strategy: Strategy) -> Run:
     check_same_data(folder, model, checksums)
     # Nothing is written before all processes have read what there is.
     check_same_in_all(strategy, checksums | {"flags": _of_all_processes(config)})
-    if workdir.writes:
-        workdir.claim()
+    workdir.claim(decided)
     checkpoints = Checkpoints(folder, trainer, writes=workdir.writes)
     if workdir.writes:
         write_data(folder, checksums)
@@ -248,13 +238,6 @@ def _of_all_processes(config: RunConfig) -> str:
     """Returns what all processes of a run must have alike: what changes numbers, or when all stop."""
     own = MAY_DIFFER - {"patience", "max_skipped_steps"}
     return " ".join(f"--{name}={value}" for name, value in config.to_settings().items() if name not in own)
-
-
-def _start_of(config: RunConfig) -> Glow | None:
-    """Returns the model that a new run starts from, if it is known."""
-    if config.init_from in ("", PRIOR):
-        return None
-    return load_start(config.init_from, config.model)
 
 
 def _check_memory(config: RunConfig, images: data.ImageData) -> None:

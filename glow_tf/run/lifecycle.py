@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.architectures import check_run
 from glow_tf.architectures.schedule import phases_of
 from glow_tf.config import RunConfig
 from glow_tf.core.errors import DivergedError, in_one_line
@@ -30,13 +29,14 @@ from glow_tf.run.files.workdir import SUMMARY, Workdir
 from glow_tf.run.finish import Exporter, finish, trained_model, troubles_ahead, write_report
 from glow_tf.run.interrupts import interrupts
 from glow_tf.run.progress import Progress
+from glow_tf.run.settings import Asked, likely
 from glow_tf.training.feed.batch import initialize_from
 from glow_tf.training.fit_callbacks import OneTraining
 
 Callbacks = Sequence[keras.callbacks.Callback]
 
 
-def train(config: RunConfig, export: Exporter, callbacks: Callbacks = ()) -> Mapping[str, Any]:
+def train(run: RunConfig | Asked, export: Exporter, callbacks: Callbacks = ()) -> Mapping[str, Any]:
     """Trains a Glow as configured, or resumes the run in its workdir; returns its summary.
 
     A run, finished or not, may get other numbers of epochs (see `Workdir`). A new run may start from
@@ -48,7 +48,7 @@ def train(config: RunConfig, export: Exporter, callbacks: Callbacks = ()) -> Map
     do what it does, and read the same workdir, but write nothing.
 
     Args:
-      config: the run.
+      run: all its settings; or what is asked for, of which the images decide the rest.
       export: writes a model to a folder, as `glow_tf.export` does; called at the end if `config.export`.
       callbacks: of the whole training, as `OneTraining` has them, after the run's own. One that stops
         training stops it at the end of the epoch.
@@ -60,7 +60,8 @@ def train(config: RunConfig, export: Exporter, callbacks: Callbacks = ()) -> Map
       KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the message says which epoch is kept.
     """
     start = time.monotonic()
-    check_run(config)
+    asked = run if isinstance(run, Asked) else Asked(run.to_settings())
+    config = likely(asked).config
     cluster = cluster_of(config.strategy)
     workdir = Workdir(config, is_chief(cluster))
     try:
@@ -72,8 +73,7 @@ def train(config: RunConfig, export: Exporter, callbacks: Callbacks = ()) -> Map
         with _naming_a_lost_process(cluster):
             strategy = _set_up(config, cluster)
             with interrupts():
-                run = prepare(config, workdir, strategy)
-                return _train(run, export, callbacks, start)
+                return _train(prepare(asked, workdir, strategy), export, callbacks, start)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(workdir.kept()) from None
     finally:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from glow_tf.architectures.partition import PartLayout, relative_cost
 from glow_tf.architectures.schedule import Phase
+from glow_tf.config import all_settings
+from glow_tf.run.settings import FOLLOWS, IMAGES, START, Decided
 
 
 def model_table(
@@ -83,6 +85,20 @@ def closing_table(history: Sequence[Mapping[str, str]], num_parts: int, costs: S
         )
     header = ["phase", "epochs", "seconds", "time / end to end", "predicted", "last test bpd"]
     return table(header, rows)
+
+
+def decided_table(decided: Decided) -> str:
+    """Says what was decided for a run that nobody gave it, and from which source; empty if nothing was.
+
+    Of settings that follow from others, or are those of a model, it has those that are not the default.
+    """
+    settings, default = decided.config.to_settings(), {s.name: s.default for s in all_settings()}
+    rows = [
+        [name, str(settings[name]), source]
+        for name, source in decided.sources.items()
+        if source == IMAGES or (source in (FOLLOWS, START) and settings[name] != default[name])
+    ]
+    return table(["setting", "value", "from"], rows) if rows else ""
 
 
 def bpd_text(bpd: float, error: float) -> str:

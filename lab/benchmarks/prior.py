@@ -32,8 +32,9 @@ from PIL import Image
 
 from glow_tf import DataConfig, data
 from glow_tf.commands import cli
-from glow_tf.run import suited
+from glow_tf.run import settings
 from glow_tf.store import load
+from glow_tf.training import tuned
 from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
 from glow_tf.use.images import fitted
@@ -135,7 +136,7 @@ def _run(
             for k, image in enumerate(images):
                 Image.fromarray(image.squeeze()).save(pathlib.Path(place) / "images" / part / f"{k:05d}.png")
         workdir = pathlib.Path(place) / "run"
-        held_out = f"--validation_examples={suited.held_out(len(train))}"
+        held_out = f"--validation_examples={tuned.held_out(len(train))}"
         command = [sys.executable, "-m", "glow_tf.commands", "train", f"--dataset=folder:{place}/images"]
         command += [
             f"--workdir={workdir}",
@@ -169,7 +170,7 @@ def _run(
 
 def _untouched(test: np.ndarray) -> str:
     """Returns what a set's prior needs for its test images, as it comes."""
-    prior = fitted(load(suited.PRESETS[test.shape[-1]]), test.shape[1:3])
+    prior = fitted(load(settings.PRESETS[test.shape[-1]]), test.shape[1:3])
     return f"{evaluate(prior, test).per_image.mean():.6f}"
 
 

@@ -27,6 +27,7 @@ from glow_tf.commands import cli, run_flags
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.run.files.workdir import Workdir
+from glow_tf.run.settings import Decided, likely
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -53,7 +54,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Trains as the flags say."""
-    config = run_flags.run_config(values)
+    config = likely(run_flags.asked(values)).config
     needed = [
         (config, {"init_from": ""}),
         (config.model, MODEL),
@@ -81,7 +82,7 @@ def _train(config: RunConfig, workdir: Workdir) -> None:
     from glow_tf import data
 
     images = data.load(config.data)
-    workdir.claim()
+    workdir.claim(Decided(config, {}))
     training = Training(config, images)
     num_epochs = len(phases_of(config))
     rows, total = [], 0.0

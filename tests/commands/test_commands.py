@@ -248,7 +248,6 @@ def test_an_installation_outside_of_the_clone_trains_by_name(tmp_path):
     assert pathlib.Path(found.stdout.strip()).parent == packages / "glow_tf"
     assert (packages / "glow_tf" / "py.typed").exists()
     assert "  sample  " in glow_tf("--help").stdout
-    assert "python -m lab.experiment" in glow_tf("experiment", "--study=digits_tiny").stderr
     assert not (packages / "lab").exists()
     small = ["--part_epochs=1", "--finetune_epochs=0", "--flow_steps=2", "--width=8", "--train_examples=128"]
     trained = glow_tf("train", "--flagfile=quickstart", *small)

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from small import small_glow
 
 from glow_tf.commands import cli
-from glow_tf.run import suited
+from glow_tf.run import settings
 from glow_tf.store import load
 
 pytestmark = pytest.mark.long
@@ -144,7 +144,7 @@ def test_what_a_flag_names_is_not_overwritten(run):
 
 @pytest.mark.slow
 def test_score_is_given_it_too(run, eager, monkeypatch):
-    monkeypatch.setattr(suited, "MOST_EPOCHS", 1)
+    monkeypatch.setattr(settings, "MOST_EPOCHS", 1)
     assert "20 good images" in run("score fit", "label.keras", *DIGITS, "--examples=20")
     assert "of 30 images are flagged" in run(
         "score check", "label.keras", *DIGITS, "--examples=30", "--false_alarms=0.1"

@@ -110,7 +110,6 @@ def test_a_command_takes_the_settings_of_the_model_that_it_starts_from(shorter, 
             own = {"image_shape": found.model.image_shape, "scale": "exp", "parts": "1"}
             assert found.model == dataclasses.replace(glow.config, seed=0, **own)
             assert (found.data.image_size, found.init_from) == (8, str(start))
-        assert "num_blocks" not in config_of(given).left_open
 
 
 def test_a_command_goes_on_from_its_start_model_when_that_is_there_no_more(shorter, tmp_path):
@@ -120,7 +119,7 @@ def test_a_command_goes_on_from_its_start_model_when_that_is_there_no_more(short
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "flags.cfg").write_text(flagfile(began))
     shutil.rmtree(start)
-    assert config_of(arguments) == began
+    assert config_of(arguments).to_settings() == began.to_settings()
     # Another run says why it cannot start from it.
     assert config_of([f"--init_from={start}", "--workdir=other"]).init_from == str(start)
 

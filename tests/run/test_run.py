@@ -22,6 +22,7 @@ from glow_tf import ConfigError, data
 from glow_tf.commands import cli
 from glow_tf.run.files import workdir
 from glow_tf.run.files.flags_file import read_config
+from glow_tf.run.settings import Decided
 
 
 @pytest.fixture(scope="module")
@@ -203,8 +204,9 @@ def test_what_killed_writes_left_in_a_workdir_is_removed_when_a_run_claims_it(tm
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / name).touch()
     (tmp_path / left[0]).touch()
-    folder = workdir.Workdir(config(tmp_path / "run"))
-    folder.claim()
+    settings = config(tmp_path / "run")
+    folder = workdir.Workdir(settings)
+    folder.claim(Decided(settings, {}))
     folder.close()
     assert [name for name in (*left, *kept) if (tmp_path / "run" / name).exists()] == kept
     assert (tmp_path / left[0]).exists()

@@ -8,14 +8,31 @@ from typing import Any
 
 from glow_tf.config import FILE, FOLDER, MAY_DIFFER, RunConfig, all_settings
 from glow_tf.core.errors import ConfigError
-from glow_tf.run.suited import LEVELS, SETTINGS
+from glow_tf.run.settings import LEVELS, SIZES
 
 NAME = "flags.cfg"
+HEADING = "# From: "  # before the source of the settings that follow
 
 
-def flagfile(config: RunConfig) -> str:
-    """Returns a flagfile that repeats the run."""
-    return "".join(f"{flag}\n" for flag in as_flags(config.to_settings()))
+def flagfile(config: RunConfig, sources: Mapping[str, str] | None = None) -> str:
+    """Returns a flagfile that repeats the run; settings of one `source` stand together, below its name."""
+    settings, lines = config.to_settings(), []
+    of = {name: (sources or {}).get(name, "") for name in settings}
+    for source in dict.fromkeys(of.values()):
+        lines += [f"{HEADING}{source}"] if source else []
+        lines += as_flags({name: value for name, value in settings.items() if of[name] == source})
+    return "".join(f"{line}\n" for line in lines)
+
+
+def sources_of(text: str) -> dict[str, str]:
+    """Returns setting → source as `flagfile` wrote them."""
+    found, source = {}, ""
+    for line in text.split("\n"):
+        if line.startswith(HEADING):
+            source = line.removeprefix(HEADING)
+        elif line.startswith("--") and source:
+            found[line[2:].partition("=")[0]] = source
+    return found
 
 
 def as_flags(settings: Mapping[str, Any]) -> list[str]:
@@ -29,7 +46,7 @@ def command_of(config: RunConfig) -> str:
     differing = {
         name: value
         for name, value in config.to_settings().items()
-        if name in ("workdir", "dataset", *LEVELS, *SETTINGS) or value != usual[name]
+        if name in ("workdir", "dataset", *LEVELS, *SIZES) or value != usual[name]
     }
     if "learning_rate" in differing:  # typed alone, it would not be scaled
         differing["rate_scaling"] = config.train.rate_scaling

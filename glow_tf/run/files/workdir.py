@@ -29,8 +29,10 @@ from glow_tf.run.files.flags_file import (
     flagfile,
     read_settings,
     read_values,
+    sources_of,
 )
 from glow_tf.run.files.history import history_columns
+from glow_tf.run.settings import TYPED, Decided
 from glow_tf.store import checkpoints
 
 EPOCHS = ("part_epochs", "finetune_epochs")  # settings with which a run may go on with other values
@@ -101,11 +103,19 @@ class Workdir:
         self._made = []
         self._lock.release()
 
-    def claim(self) -> None:
-        """Writes flags.cfg: from now on the folder belongs to this configuration."""
+    def claim(self, decided: Decided) -> None:
+        """Writes flags.cfg: from now on the folder belongs to this run. Settings keep their sources."""
+        self.config = decided.config
+        if not self.writes:
+            return
         for folder, pattern in ((".", "*"), ("samples", "*"), ("checkpoints", "**/*")):
             durable_files.remove_unfinished((self.path / folder).glob(pattern))
-        write_atomically(self.path / FLAGS, flagfile(self.config).encode(errors="surrogateescape"))
+        path = self.path / FLAGS
+        before = path.read_text(errors="surrogateescape") if path.exists() else ""
+        known = sources_of(before)
+        sources = {n: own if own == TYPED else known.get(n, own) for n, own in decided.sources.items()}
+        text = flagfile(self.config, sources)
+        write_atomically(path, text.encode(errors="surrogateescape"))
         self._made = []
 
     def check_space(self, needed: int) -> None:

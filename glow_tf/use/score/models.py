@@ -12,15 +12,15 @@ import tensorflow as tf
 from glow_tf import store
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.mode import PLAIN, Mode
-from glow_tf.config import RunConfig, TrainConfig
+from glow_tf.config import TrainConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.progress import with_progress
 from glow_tf.model.compiled_model import require_pictures
 from glow_tf.model.conditions import check_given, some_of
 from glow_tf.model.density_model import checked_images
 from glow_tf.model.glow import Glow
-from glow_tf.run import suited
 from glow_tf.training.trainer import PartsTrainer
+from glow_tf.training.tuned import tuned
 from glow_tf.use.images import fitted
 from glow_tf.use.latents import batch_of
 from glow_tf.use.score.features import Features
@@ -41,8 +41,7 @@ class Tuner:
     def __init__(self, prior: Glow, count: int, seed: int = 0, epochs: int | None = None):
         self.prior, self.count = prior, count
         self.glow = prior.recut()
-        run = RunConfig(workdir="none", follows=suited.TUNED)  # of so many images, which starts from it
-        settings = suited.tuned(run, count) | {"ema": 0.0}  # EarlyStopping restores weights, not averages
+        settings = tuned({}, count) | {"ema": 0.0}  # EarlyStopping restores weights, not averages
         self.epochs = settings["part_epochs"] if epochs is None else epochs
         self.patience = settings["patience"]
         if epochs is not None:

@@ -1,7 +1,6 @@
-"""Runs that start from a model, such as a prior: a preset of natural images that fits the run's own.
+"""What a run starts from, such as a prior; and what its images decide, which say whether it does.
 
-A run with `init_from=prior` takes the preset of `suited.PRESETS` for its images, unless something speaks
-against it; then it says what, and starts anew.
+A run that shall start from a prior starts anew if something speaks against it, and says what.
 """
 
 import dataclasses
@@ -10,98 +9,54 @@ import numpy as np
 
 from glow_tf import data, store
 from glow_tf.architectures import design_of
-from glow_tf.config import PRIOR, SAME_FUNCTION, ModelConfig, RunConfig
+from glow_tf.config import SAME_FUNCTION, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
-from glow_tf.run import suited
+from glow_tf.run import settings, tables
+from glow_tf.training import tuned
 
 LOOKED_AT = 32  # held-out images on which the untouched prior is compared with a trivial density
 VALUES_LOOKED_AT = 2**20  # in all of them; large images are fewer
 FEW = "WARNING: only {} images are held out to choose the best epoch: there are few."
-COUNTED = 256  # training images of which the trivial density counts the differences of pixels
 SAYS = {"condition_shape": "--condition, "}  # which flag a setting follows
+COUNTED = 256  # training images of which the trivial density counts the differences of pixels
 
 
-def settings_for(image_shape: tuple[int, int, int]) -> ModelConfig | None:
-    """Returns the settings of the prior for images of a shape; None if no such preset is installed.
+def decide(
+    asked: settings.Asked, images: data.ImageData
+) -> tuple[settings.Decided, data.ImageData, Glow | None]:
+    """Decides all settings of a run, and prints those that its images decide.
 
-    ConfigError if images are too small for it.
+    Returns them, the images, cut as they say, and the prior that the run starts from, if it does.
     """
-    if (name := suited.PRESETS.get(image_shape[-1])) not in store.names():
-        return None
-    model = store.settings_of(name)
-    return model if model.image_shape == image_shape else design_of(model).resized(image_shape)[0]
+    examples = len(images.train) + len(images.validation)
+    known = settings.Images(images.image_shape, examples, images.levels, images.condition_shape)
+    decided, glow, said = settings.resolve(asked, known), None, []
+    cut = _with_validation(decided.config, images)
+    if name := decided.prior:
+        glow = _resized(store.load(name), images.image_shape)
+        bits, trivial = _scores(glow, cut, decided.config.seed)
+        needs = (
+            f"untouched it needs {bits:.2f} bits/dim for these images, and a trivial density {trivial:.2f}"
+        )
+        if bits <= trivial:
+            said = [f"This run starts from the prior {name}: {needs}."]
+            said += [FEW.format(len(cut.validation))] if examples < tuned.FEW else []
+        else:
+            decided, glow = settings.resolve(asked, known._replace(unlike=needs)), None
+            cut = _with_validation(decided.config, images)
+    if decided.why_anew:
+        prior = asked.priors[images.image_shape[-1]].name
+        said = [f"This run starts anew, and not from the prior {prior}: {decided.why_anew}."]
+    if table := tables.decided_table(decided):
+        shape = "×".join(map(str, images.image_shape))
+        said += [f"Decided for {examples} images of {shape}; what is typed wins:", table]
+    if said:
+        print(*said, sep="\n", flush=True)
+    return decided, cut, glow
 
 
-def with_start(
-    config: RunConfig, images: data.ImageData, start: Glow | None
-) -> tuple[RunConfig, data.ImageData, Glow | None]:
-    """Returns a run with what it starts from decided, its images, and the model that it starts from.
-
-    A prior holds training images out, and sets what `config.follows` names. Any other start, which is given,
-    is resized to the images, if it can be.
-    """
-    if config.init_from == PRIOR:
-        return _with_prior(config, images)
-    fitted = None if start is None else _resized(start, images.image_shape)
-    if fitted is not start:
-        old, new, own = (vars(model) for model in (start.config, fitted.config, config.model))
-        follow = {n: new[n] for n in settings_of_size(fitted.config) if own[n] == old[n]}
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **follow))
-    return config, images, fitted
-
-
-def _with_prior(config: RunConfig, images: data.ImageData) -> tuple[RunConfig, data.ImageData, Glow | None]:
-    name, glow, bits, trivial = suited.PRESETS.get(images.image_shape[-1]), None, np.nan, np.nan
-    tuned = suited.tuned(config, len(images.train) + len(images.validation))
-    chosen, cut = config, images
-    try:
-        if (own := settings_for(images.image_shape)) is None:
-            return dataclasses.replace(config, init_from="", follows=()), images, None
-        if not (why := _contradiction(config, images, own)):
-            glow = _resized(store.load(name), images.image_shape)
-            model = {n: getattr(own, n) for n in config.follows if n not in tuned}
-            chosen = RunConfig.from_settings(config.to_settings() | model | tuned | {"init_from": name})
-            cut = with_validation(chosen, images)
-            bits, trivial = _scores(glow, cut, config.seed)
-    except ConfigError as error:  # images are too small, or a setting that is typed does not fit
-        why = str(error)
-    if not (why or bits <= trivial):
-        why = f"untouched it needs {bits:.2f} bits/dim for these images, and a trivial density {trivial:.2f}"
-    if why:
-        print(f"This run starts anew, and not from the prior {name}: {why}.", flush=True)
-        return dataclasses.replace(config, init_from="", follows=()), images, None
-    flags = " ".join(f"--{n}={value}" for n, value in tuned.items() if n in config.follows)
-    print(
-        f"From the prior {name}, which untouched needs {bits:.2f} bits/dim, a trivial density {trivial:.2f}: "
-        f"{flags}, which suits {len(images.train)} images of {'×'.join(map(str, images.image_shape))}. "
-        "Type others, or --from_scratch.",
-        *([FEW.format(len(cut.validation))] if len(images.train) < suited.FEW else []),
-        sep="\n",
-        flush=True,
-    )
-    return chosen, cut, glow
-
-
-def _contradiction(config: RunConfig, images: data.ImageData, prior: ModelConfig) -> str:
-    """Says what of a run speaks against a prior of these settings; empty if nothing does."""
-    if config.data.condition:
-        return "it does not know what is given with images"
-    if config.model.data_dtype != prior.data_dtype:
-        return f"it is of {prior.data_dtype}, and the data are {config.model.data_dtype}"
-    differing = []
-    for name, value in dataclasses.asdict(prior).items():
-        is_typed = name in config.to_settings() and name not in (*config.follows, *SAME_FUNCTION)
-        if is_typed and value != (own := getattr(config.model, name)):
-            differing.append(f"{name}={value} (this run: {own})")
-    if differing:
-        return f"it has {', '.join(differing)}"
-    if (bits := suited.bits_of(images.levels)) != prior.n_bits:
-        return f"it is of {prior.n_bits} bits, and {bits} suffice for these images"
-    return ""
-
-
-def with_validation(config: RunConfig, images: data.ImageData) -> data.ImageData:
+def _with_validation(config: RunConfig, images: data.ImageData) -> data.ImageData:
     """Returns the images as `data.load` would cut them now."""
     if config.data.validation_examples == len(images.validation):
         return images
