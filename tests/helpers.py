@@ -17,8 +17,8 @@ from small import ROOT, eagerly
 
 from glow_tf import RunConfig, export
 from glow_tf.run import context, lifecycle
-from glow_tf.run.files.checkpoints import state_of
-from glow_tf.run.files.history import MEASURED_COLUMNS
+from glow_tf.run.checkpoints import state_of
+from glow_tf.run.history import MEASURED_COLUMNS
 
 SMALL = {
     "dataset": "digits",

@@ -17,7 +17,7 @@ from glow_tf.config import (
     read_scale,
 )
 from glow_tf.core.errors import ConfigError
-from glow_tf.run.files.flags_file import flagfile, read_flagfile, read_settings
+from glow_tf.run.flags_file import flagfile, read_flagfile, read_settings
 
 BASE = {"workdir": "w", "flow_steps": 4, "num_blocks": 3, "width": 8}
 

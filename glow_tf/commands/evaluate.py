@@ -21,7 +21,7 @@ from absl import flags
 from glow_tf.commands import input_flags, model_flags, parsing
 from glow_tf.config.choices import NOISES
 from glow_tf.core.text_files import json_text
-from glow_tf.run.report.content import counted
+from glow_tf.run.report import counted
 from glow_tf.run.tables import bpd_text
 
 

@@ -10,9 +10,8 @@ from glow_tf import store
 from glow_tf.commands import parsing
 from glow_tf.core.errors import ConfigError
 from glow_tf.data.named import check_named
-from glow_tf.run import settings
-from glow_tf.run.files import flags_file
-from glow_tf.run.files.workdir import SUMMARY
+from glow_tf.run import flags_file, settings
+from glow_tf.run.workdir import SUMMARY
 
 
 def define(values: flags.FlagValues) -> None:

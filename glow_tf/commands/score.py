@@ -161,8 +161,8 @@ def trained_on(values: flags.FlagValues, images: np.ndarray) -> bool:
     They are known by the place from which they come, or by the checksum of all of them.
     """
     from glow_tf.data.image_files import images_below
-    from glow_tf.run.files.checksums import has_training_images
-    from glow_tf.run.files.flags_file import read_settings
+    from glow_tf.run.checksums import has_training_images
+    from glow_tf.run.flags_file import read_settings
     from glow_tf.store import about
 
     trained = read_settings(pathlib.Path(values.model)).get("dataset")

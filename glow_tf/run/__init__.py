@@ -5,9 +5,9 @@ from glow_tf.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "files.checkpoints": ["Checkpoints"],
+        "checkpoints": ["Checkpoints"],
         "context": ["Run"],
         "lifecycle": ["train"],
-        "files.workdir": ["Workdir"],
+        "workdir": ["Workdir"],
     },
 )

@@ -28,11 +28,11 @@ from glow_tf.devices import strategies
 from glow_tf.devices.workers import check_same_in_all
 from glow_tf.model.glow import Glow
 from glow_tf.run import tables
-from glow_tf.run.files.checkpoints import Checkpoints, checkpoint_bytes
-from glow_tf.run.files.checksums import check_same_data, fingerprints, write_data
-from glow_tf.run.files.workdir import Workdir
+from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes
+from glow_tf.run.checksums import check_same_data, fingerprints, write_data
 from glow_tf.run.settings import Asked
 from glow_tf.run.start import decide, load_start, start_from
+from glow_tf.run.workdir import Workdir
 from glow_tf.training.feed import inputs
 from glow_tf.training.step.objective import imported_objective
 from glow_tf.training.step.prefix import PrefixCache, cache_bytes

@@ -9,8 +9,8 @@ import numpy as np
 from glow_tf.architectures.schedule import Phase
 from glow_tf.devices.workers import holds_anywhere
 from glow_tf.run.context import Run
-from glow_tf.run.files.history import score_cells
-from glow_tf.run.files.workdir import is_out_of_patience
+from glow_tf.run.history import score_cells
+from glow_tf.run.workdir import is_out_of_patience
 from glow_tf.training.trainer import PartsTrainer
 
 

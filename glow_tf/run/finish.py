@@ -20,8 +20,8 @@ from glow_tf.model.glow import Glow
 from glow_tf.run import tables
 from glow_tf.run.callbacks import draw_samples
 from glow_tf.run.context import Run
-from glow_tf.run.files.workdir import BEST_EPOCH, is_out_of_patience
-from glow_tf.run.report.content import read_run
+from glow_tf.run.report import read_run
+from glow_tf.run.workdir import BEST_EPOCH, is_out_of_patience
 from glow_tf.training.options import unsuited_rates
 from glow_tf.version import __version__
 
@@ -145,7 +145,7 @@ def write_report(run: Run, stopped: str = "") -> str:
     written, which a line has said.
     """
     try:
-        from glow_tf.run.report.page import run_page  # loads matplotlib
+        from glow_tf.run.report_page import run_page  # loads matplotlib
 
         write_atomically(run.workdir.path / REPORT, run_page(read_run(run.workdir.path, stopped)))
         return REPORT

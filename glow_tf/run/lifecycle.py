@@ -25,11 +25,10 @@ from glow_tf.run import callbacks as run_callbacks
 from glow_tf.run import tables
 from glow_tf.run.context import Run, prepare
 from glow_tf.run.epoch import EpochResult, HeldOut, loses_patience
-from glow_tf.run.files.workdir import SUMMARY, Workdir
 from glow_tf.run.finish import Exporter, finish, trained_model, troubles_ahead, write_report
 from glow_tf.run.interrupts import interrupts
-from glow_tf.run.progress import Progress
 from glow_tf.run.settings import Asked, likely
+from glow_tf.run.workdir import SUMMARY, Workdir
 from glow_tf.training.feed.batch import initialize_from
 from glow_tf.training.fit_callbacks import OneTraining
 
@@ -188,7 +187,7 @@ def _fit(run: Run, first: int, others: Callbacks) -> None:
         callbacks.append(run_callbacks.TensorBoardByPart(run, result))
     callbacks.append(run_callbacks.SaveCheckpoints(run, result))
     if run.is_chief:
-        callbacks.append(Progress(run, result))
+        callbacks.append(run_callbacks.Progress(run, result))
     whole = [*callbacks, *others, run_callbacks.WholeEpochs()]
     with OneTraining(whole, trainer, len(run.phases), run.steps_per_epoch) as given:
         for epoch, phase in enumerate(run.phases[first:], start=first):

@@ -18,7 +18,7 @@ from glow_tf.core.durable_files import (
 from glow_tf.core.errors import ConfigError, in_one_line, reason_of
 from glow_tf.core.progress import with_progress
 from glow_tf.model.glow import Glow
-from glow_tf.run.files.workdir import SAVED_MODEL
+from glow_tf.run.workdir import SAVED_MODEL
 
 NOT_EXPORTED = "sample_dequantized"  # `sample` before its values are rounded down
 # File → endpoint. `sample` is not among them: TensorFlow's stateless random numbers are not in ONNX.

@@ -18,11 +18,11 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import check_path
 from glow_tf.data.loading import load as load_data
 from glow_tf.model.glow import Glow
+from glow_tf.run.checkpoints import state_of
+from glow_tf.run.checksums import check_same_data, fingerprints, read_data
 from glow_tf.run.context import compiled_trainer, steps_per_epoch
-from glow_tf.run.files.checkpoints import state_of
-from glow_tf.run.files.checksums import check_same_data, fingerprints, read_data
-from glow_tf.run.files.flags_file import command_of, read_config
-from glow_tf.run.files.workdir import BEST_EPOCH, is_finished, read_summary
+from glow_tf.run.flags_file import command_of, read_config
+from glow_tf.run.workdir import BEST_EPOCH, is_finished, read_summary
 from glow_tf.store import checkpoints
 from glow_tf.store.files import OWN
 from glow_tf.training.trainer import PartsTrainer

@@ -23,7 +23,7 @@ import glow_tf
 from glow_tf import Phase, data
 from glow_tf.architectures.schedule import end_to_end, simultaneous
 from glow_tf.commands import cli
-from glow_tf.run.files.flags_file import read_config
+from glow_tf.run.flags_file import read_config
 from glow_tf.training import PartsTrainer
 from glow_tf.training.feed.batch import entering
 from lab.benchmarks.rows import added_to

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from glow_tf.run.files.history import MEASURED_COLUMNS
+from glow_tf.run.history import MEASURED_COLUMNS
 
 Row = Sequence[Any] | Mapping[str, Any]
 

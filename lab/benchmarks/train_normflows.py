@@ -26,8 +26,8 @@ from glow_tf.architectures.schedule import phases_of
 from glow_tf.commands import cli, run_flags
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.run.files.workdir import Workdir
 from glow_tf.run.settings import Decided, likely
+from glow_tf.run.workdir import Workdir
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -18,8 +18,8 @@ from glow_tf.config import MAY_DIFFER, ModelConfig, RunConfig, all_settings
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import read_text
-from glow_tf.run.files.flags_file import differing_settings, read_settings
-from glow_tf.run.files.workdir import SUMMARY
+from glow_tf.run.flags_file import differing_settings, read_settings
+from glow_tf.run.workdir import SUMMARY
 from glow_tf.store import settings_of
 from glow_tf.store.checkpoints import MODEL
 from lab.studies.study import Study, Variant

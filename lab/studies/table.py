@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from glow_tf.architectures import design_of
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import read_text
-from glow_tf.run.files.history import WORDS, reads_as_number
-from glow_tf.run.files.workdir import history_columns
+from glow_tf.run.history import WORDS, reads_as_number
+from glow_tf.run.workdir import history_columns
 from lab.studies.runs import FINISHED, UNFINISHED, Run, SavedRun
 from lab.studies.study import TRAIN, Study
 

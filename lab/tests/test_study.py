@@ -18,7 +18,7 @@ from glow_tf.architectures import design_of
 from glow_tf.architectures.schedule import epoch_costs, phases_of
 from glow_tf.config import RunConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.run.files.workdir import flagfile
+from glow_tf.run.workdir import flagfile
 from lab import CONFIGS, children
 from lab.benchmarks.rows import reproducible
 from lab.experiment import experiment_of

@@ -15,7 +15,7 @@ from small import ROOT, run_program
 
 from glow_tf.commands import cli, parsing, run_flags
 from glow_tf.core.errors import ConfigError
-from glow_tf.run.files.flags_file import flagfile
+from glow_tf.run.flags_file import flagfile
 
 
 def module(main, define=lambda values: None, **more):

@@ -10,7 +10,7 @@ from glow_tf.architectures.schedule import phases_of
 from glow_tf.commands import cli
 from glow_tf.commands.run_flags import config_of
 from glow_tf.config import all_settings
-from glow_tf.run.files.flags_file import as_flags
+from glow_tf.run.flags_file import as_flags
 
 CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
 

@@ -12,7 +12,7 @@ from glow_tf.commands import input_flags
 from glow_tf.config import ConfigError, DataConfig
 from glow_tf.data import sources
 from glow_tf.data.loading import load_split
-from glow_tf.run.files.checksums import fingerprints
+from glow_tf.run.checksums import fingerprints
 
 
 def write(path, pixels):

@@ -12,7 +12,7 @@ from small import only_endpoints
 import glow_tf
 from glow_tf import ConfigError, data
 from glow_tf.commands import cli
-from glow_tf.run.files.checkpoints import Checkpoints
+from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.use.evaluation import evaluate
 
 pytestmark = pytest.mark.long

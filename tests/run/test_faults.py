@@ -16,9 +16,8 @@ from small import small_glow
 import glow_tf
 from glow_tf import ConfigError, PartsTrainer
 from glow_tf.core import durable_files
-from glow_tf.run import lifecycle
-from glow_tf.run.files import workdir
-from glow_tf.run.files.checkpoints import Checkpoints
+from glow_tf.run import lifecycle, workdir
+from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.run.interrupts import AGAIN_AFTER, interrupts
 from glow_tf.store.checkpoints import complete
 from glow_tf.training import ScaledSGD

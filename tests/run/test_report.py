@@ -11,12 +11,10 @@ from small import make_small_images
 from glow_tf.architectures import design_of
 from glow_tf.core import html_page
 from glow_tf.core.errors import DivergedError
-from glow_tf.run import pictures
-from glow_tf.run.files import history
-from glow_tf.run.files.flags_file import flagfile
-from glow_tf.run.report import charts
-from glow_tf.run.report.content import read_run
-from glow_tf.run.report.page import run_page
+from glow_tf.run import history, pictures, report_page
+from glow_tf.run.flags_file import flagfile
+from glow_tf.run.report import read_run
+from glow_tf.run.report_page import run_page
 
 FAST = {"tensorboard": False, "export": False, "part_epochs": 1, "finetune_epochs": 0, "sample_every": 0}
 FAST |= {"train_examples": 64}
@@ -126,7 +124,7 @@ def test_an_error_in_the_report_is_a_line_and_does_not_fail_the_run(tmp_path, re
     def fails(*args, **kwargs):
         raise ValueError("no\nchart")
 
-    monkeypatch.setattr(charts.Figure, "savefig", fails)
+    monkeypatch.setattr(report_page.Figure, "savefig", fails)
     summary = train(config(tmp_path / "run", **FAST), eager=True)
     lines = capsys.readouterr().out.splitlines()
     assert "WARNING: report.html: it could not be written: ValueError: no chart" in lines
@@ -135,8 +133,11 @@ def test_an_error_in_the_report_is_a_line_and_does_not_fail_the_run(tmp_path, re
 
 
 def test_a_chart_shows_names_as_they_are_and_leaves_out_what_is_not_finite():
-    lines = [charts.Line("$a_1$", [1, 2, 3], [1.0, np.nan, 2.0]), charts.Line("nothing", [1], [np.inf])]
-    svg = charts.chart(lines, "epoch", "bits", settles=True).decode()
+    lines = [
+        report_page.Line("$a_1$", [1, 2, 3], [1.0, np.nan, 2.0]),
+        report_page.Line("nothing", [1], [np.inf]),
+    ]
+    svg = report_page.chart(lines, "epoch", "bits", settles=True).decode()
     assert "$a_1$" in svg
     assert "nothing" not in svg
 

@@ -20,8 +20,8 @@ from small import only_endpoints, run_main
 import glow_tf
 from glow_tf import ConfigError, data
 from glow_tf.commands import cli
-from glow_tf.run.files import workdir
-from glow_tf.run.files.flags_file import read_config
+from glow_tf.run import workdir
+from glow_tf.run.flags_file import read_config
 from glow_tf.run.settings import Decided
 
 

@@ -15,7 +15,7 @@ from glow_tf.commands.run_flags import config_of
 from glow_tf.config import ModelConfig, RunConfig, TrainConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.run import settings
-from glow_tf.run.files.flags_file import command_of, read_config, read_flagfile, sources_of
+from glow_tf.run.flags_file import command_of, read_config, read_flagfile, sources_of
 from glow_tf.run.settings import (
     DEFAULT,
     FLAGFILE,

@@ -14,8 +14,8 @@ import glow_tf
 from glow_tf import data
 from glow_tf.commands import cli, parsing, run_flags
 from glow_tf.run import settings, start
-from glow_tf.run.files.checksums import fingerprints
-from glow_tf.run.files.flags_file import read_config
+from glow_tf.run.checksums import fingerprints
+from glow_tf.run.flags_file import read_config
 from glow_tf.run.settings import IMAGES
 
 pytestmark = pytest.mark.long

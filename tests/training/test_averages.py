@@ -10,7 +10,7 @@ from small import fit_phases, only_endpoints, small_config
 import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, data, phases
 from glow_tf.config import DataConfig, TrainConfig
-from glow_tf.run.files.checkpoints import Checkpoints
+from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.training.optim.optimizers import FusedAdamax
 from glow_tf.use import evaluate
 

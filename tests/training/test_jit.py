@@ -10,8 +10,8 @@ from small import make_small_images, small_glow, weight_of
 from glow_tf import ConfigError, DivergedError, PartsTrainer, phases
 from glow_tf.config import RunConfig, TrainConfig
 from glow_tf.devices import strategies
+from glow_tf.run.checkpoints import state_of
 from glow_tf.run.context import compiled_trainer
-from glow_tf.run.files.checkpoints import state_of
 from glow_tf.training.optim.optimizers import FusedAdamax
 
 

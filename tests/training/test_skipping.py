@@ -9,7 +9,7 @@ from small import rewound, small_config
 from glow_tf import DivergedError, Glow, PartsTrainer, phases
 from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import make_strategy
-from glow_tf.run.files.checkpoints import Checkpoints
+from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.training.optim.optimizers import FusedAdam, FusedAdamax, ScaledSGD
 
 GOOD, BAD = "good", "bad"

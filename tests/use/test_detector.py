@@ -18,7 +18,7 @@ from glow_tf.commands import cli
 from glow_tf.commands import score as command
 from glow_tf.core.errors import ConfigError
 from glow_tf.data.arrays import fingerprint
-from glow_tf.run.files.checksums import write_data
+from glow_tf.run.checksums import write_data
 from glow_tf.use import NoveltyDetector
 from glow_tf.use.score.places import place_maps
 from glow_tf.use.score.rule import Rule

@@ -16,11 +16,11 @@ from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.progress import duration
 from glow_tf.core.text_files import read_json
-from glow_tf.run.files import history
-from glow_tf.run.files.flags_file import NAME as FLAGS
-from glow_tf.run.files.flags_file import read_config
-from glow_tf.run.files.workdir import read_summary
+from glow_tf.run import history
+from glow_tf.run.flags_file import NAME as FLAGS
+from glow_tf.run.flags_file import read_config
 from glow_tf.run.tables import bpd_text
+from glow_tf.run.workdir import read_summary
 from glow_tf.store import checkpoints
 from glow_tf.store.files import settings_of
 

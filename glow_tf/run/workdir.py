@@ -22,16 +22,16 @@ from glow_tf.core import durable_files
 from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import json_text, read_json
-from glow_tf.run.files import history
-from glow_tf.run.files.flags_file import NAME as FLAGS
-from glow_tf.run.files.flags_file import (
+from glow_tf.run import history
+from glow_tf.run.flags_file import NAME as FLAGS
+from glow_tf.run.flags_file import (
     differing_settings,
     flagfile,
     read_settings,
     read_values,
     sources_of,
 )
-from glow_tf.run.files.history import history_columns
+from glow_tf.run.history import history_columns
 from glow_tf.run.settings import TYPED, Decided
 from glow_tf.store import checkpoints
 
