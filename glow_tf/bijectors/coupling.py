@@ -48,14 +48,9 @@ class Coupling(Repeatable):
     2018, section 3.3, https://arxiv.org/abs/1807.03039
     """
 
-    def __init__(self, config: CouplingConfig, seed: int = 0, **kwargs):
+    def __init__(self, config: CouplingConfig | dict, seed: int = 0, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(config, CouplingConfig):
-            raise TypeError(
-                "Coupling needs a CouplingConfig, such as CouplingConfig(width=512). "
-                f"Received: config={config!r}"
-            )
-        self.config = config
+        self.config = config = read_config(config)
         self.seed = seed
         self.transform = transform_of(config.kind, config.scale, config.bounded)
 
@@ -161,12 +156,7 @@ class Coupling(Repeatable):
         return self._joined(a, self.transform.forward(b, *parameters)[0])
 
     def get_config(self) -> dict:
-        return {**super().get_config(), **coupling_settings(self.config, "kind"), "seed": self.seed}
-
-    @classmethod
-    def from_config(cls, config: dict) -> "Coupling":
-        config = dict(config)
-        return cls(pop_coupling_config(config, "kind"), **config)
+        return {**super().get_config(), "config": dataclasses.asdict(self.config), "seed": self.seed}
 
 
 @log_det_by_place.register
@@ -191,15 +181,11 @@ def transform_of(kind: str, scale: str, bounded: bool) -> Transform:
     return transform
 
 
-def coupling_settings(config: CouplingConfig, kind: str = "coupling") -> dict:
-    """Returns the settings of a coupling for a layer's config, as `pop_coupling_config` reads them."""
-    settings = dataclasses.asdict(config)
-    settings[kind] = settings.pop("kind")
-    return settings if config.network else {k: v for k, v in settings.items() if k != "network"}
-
-
-def pop_coupling_config(config: dict, kind: str = "coupling") -> CouplingConfig:
-    """Removes the settings of a `CouplingConfig` from a layer's config, and returns them as one object."""
-    config["kind"] = config.pop(kind)
-    names = [field.name for field in dataclasses.fields(CouplingConfig)]
-    return CouplingConfig(**{name: config.pop(name) for name in names if name in config})
+def read_config(config: CouplingConfig | dict) -> CouplingConfig:
+    """Returns the settings of a coupling, which `get_config` of layers has as a dictionary."""
+    config = CouplingConfig(**config) if isinstance(config, dict) else config
+    if not isinstance(config, CouplingConfig):
+        raise TypeError(
+            f"Coupling needs a CouplingConfig, such as CouplingConfig(width=512). Received: config={config!r}"
+        )
+    return config

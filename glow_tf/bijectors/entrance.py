@@ -32,17 +32,12 @@ class Dequantize(Bijector):
       n_bits: bits kept per pixel and channel, 1 to 16.
 
     Attributes:
-      takes_noise: whether values are made of images and noise.
       output_dtype: of images, `uint8` or `uint16`.
-      unit: in which errors are told: one level.
 
     Raises:
       ValueError: n_bits is out of range.
     Reference: Theis et al. 2016, section 3.1, https://arxiv.org/abs/1511.01844
     """
-
-    takes_noise = True
-    unit = 1.0
 
     def __init__(self, n_bits: int = 8, **kwargs):
         super().__init__(**kwargs)
@@ -199,11 +194,9 @@ class Standardize(Bijector):
     Shapes: [B, H, W, C] → the same.
 
     Attributes:
-      takes_noise: whether values are made of images and noise.
       output_dtype: of what is drawn and decoded.
     """
 
-    takes_noise = False
     output_dtype = "float32"
 
     def build(self, input_shape: Shape) -> None:
@@ -212,11 +205,6 @@ class Standardize(Bijector):
         self.deviation = self.add_weight(name="deviation", initializer="ones", **size)
         self.initialized = self.add_weight(name="initialized", shape=(), dtype="int64", trainable=False)
         self.built = True
-
-    @property
-    def unit(self) -> tf.Tensor:
-        """In which errors are told: the deviation of the channel, [C]."""
-        return self.deviation.value
 
     def levels(self, images: tf.Tensor) -> tf.Tensor:
         """Returns real values [B, H, W, C] in the compute dtype."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bound, Shape, WithLogDet
+from glow_tf.bijectors.bijector import Bound, Latents, Shape, WithLogDet
 from glow_tf.bijectors.by_place import WithMap, log_det_by_place
 from glow_tf.bijectors.condition import beside
-from glow_tf.bijectors.coupling import coupling_settings, pop_coupling_config
+from glow_tf.bijectors.coupling import read_config
 from glow_tf.bijectors.flow_step import flow_step
 from glow_tf.bijectors.mode import ALONE, Context
 from glow_tf.bijectors.networks import ConditionNetwork, CouplingNetwork
@@ -89,7 +90,7 @@ class FlowSplit(FactorsOut):
     def __init__(
         self,
         kept: int,
-        coupling: CouplingConfig,
+        coupling: CouplingConfig | dict,
         flow_steps: int,
         permutation: str = "lu",
         depth: int = 2,
@@ -103,7 +104,7 @@ class FlowSplit(FactorsOut):
         super().__init__(**kwargs)
         self.kept = kept
         self.own_bijectors = bijectors
-        self.coupling = coupling
+        self.coupling = coupling = read_config(coupling)
         self.condition_channels = given_channels
         self.seed = seed
         policy, features = self.dtype_policy, coupling.condition_channels
@@ -151,16 +152,19 @@ class FlowSplit(FactorsOut):
 
         return in_tiles(whitened, self.radius, h, z) if self._is_large(z) else whitened(h, z)
 
-    def colour_bounded(
-        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, context: Context = ALONE
-    ) -> tf.Tensor:
+    def inverse_in_part(
+        self, h: tf.Tensor, latents: Latents, bound: Bound, context: Context = ALONE
+    ) -> tuple[tf.Tensor, Latents]:
+        self._require_built()
+
         def coloured(h: tf.Tensor, eps: tf.Tensor) -> list[tf.Tensor]:
             seen = self._seen(h, context)
             u, _ = self.prior.inverse_and_log_det(eps, seen)
             return [self.flow.inverse_in_part(u, (), bound, seen)[0]]
 
-        is_large = self._is_large(eps)
-        return (in_tiles(coloured, self.radius, h, eps) if is_large else coloured(h, eps))[0]
+        eps = latents[-1]
+        (z,) = in_tiles(coloured, self.radius, h, eps) if self._is_large(eps) else coloured(h, eps)
+        return bound(tf.concat([h, z], axis=-1)), latents[:-1]
 
     def colour(self, h: tf.Tensor, eps: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         seen = self._seen(h, context)
@@ -168,9 +172,11 @@ class FlowSplit(FactorsOut):
         z, of_flow = self.flow.inverse_and_log_det(u, seen)
         return z, of_flow + of_prior
 
-    def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, context: Context = ALONE) -> None:
-        features = self.features.initialize(self._read(h, context))
-        self.flow.initialize(z, Context(features))
+    def initialize_in_part(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
+        self._ensure_built(x)
+        h, z = self.cut(x)
+        self.flow.initialize(z, Context(self.features.initialize(self._read(h, context))))
+        return h
 
     @property
     def radius(self) -> int:
@@ -199,7 +205,7 @@ class FlowSplit(FactorsOut):
     def get_config(self) -> dict:
         return {
             **super().get_config(),
-            **coupling_settings(self.coupling),
+            "coupling": dataclasses.asdict(self.coupling),
             "kept": self.kept,
             "flow_steps": self.flow.count,
             "permutation": self.permutation,
@@ -210,9 +216,3 @@ class FlowSplit(FactorsOut):
             "bijectors": self.own_bijectors,
             "condition_activation": self.features.activation,
         }
-
-    @classmethod
-    def from_config(cls, config: dict) -> FlowSplit:
-        config = dict(config)
-        coupling = pop_coupling_config(config)
-        return cls(config.pop("kept"), coupling, **config)

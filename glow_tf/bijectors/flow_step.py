@@ -1,5 +1,7 @@
 """The flow step: ActNorm → invertible 1×1 convolution → coupling."""
 
+import dataclasses
+
 import keras
 import tensorflow as tf
 
@@ -16,7 +18,7 @@ from glow_tf.bijectors.bijector import (
     pixels_of,
 )
 from glow_tf.bijectors.by_place import WithMap, evenly, log_det_by_place
-from glow_tf.bijectors.coupling import Coupling, coupling_settings, pop_coupling_config
+from glow_tf.bijectors.coupling import Coupling
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
 from glow_tf.bijectors.mode import ALONE, Context
 from glow_tf.bijectors.rate_factor import scales_with
@@ -49,7 +51,7 @@ class FlowStep(Repeatable):
     Reference: Kingma & Dhariwal 2018, section 3, https://arxiv.org/abs/1807.03039
     """
 
-    def __init__(self, coupling: CouplingConfig, permutation: str = "lu", seed: int = 0, **kwargs):
+    def __init__(self, coupling: CouplingConfig | dict, permutation: str = "lu", seed: int = 0, **kwargs):
         super().__init__(**kwargs)
         policy = self.dtype_policy
         self.seed = seed
@@ -105,15 +107,10 @@ class FlowStep(Repeatable):
     def get_config(self) -> dict:
         return {
             **super().get_config(),
-            **coupling_settings(self.coupling.config),
+            "coupling": dataclasses.asdict(self.coupling.config),
             "permutation": self.conv.kind,
             "seed": self.seed,
         }
-
-    @classmethod
-    def from_config(cls, config: dict) -> "FlowStep":
-        config = dict(config)
-        return cls(pop_coupling_config(config), **config)
 
 
 @log_det_by_place.register
@@ -139,14 +136,14 @@ class OwnFlowStep(Chain, Repeatable):
       seed: of all random starting values.
     """
 
-    def __init__(self, own: str, coupling: CouplingConfig, seed: int = 0, **kwargs):
+    def __init__(self, own: str, coupling: CouplingConfig | dict, seed: int = 0, **kwargs):
         policy = keras.layers.Layer(dtype=kwargs.get("dtype")).dtype_policy
         bijector = made("bijectors", own, seed, policy)
         if not isinstance(bijector, Bijector):
             raise ConfigError(f"bijectors must be a Bijector. Received: {bijector!r:.200}")
         super().__init__([bijector, Coupling(coupling, seed=seed, dtype=policy, name="coupling")], **kwargs)
-        self.own, self.coupling, self.seed = own, coupling, seed
-        self.condition_channels = coupling.condition_channels
+        self.own, self.coupling, self.seed = own, self.bijectors[1].config, seed
+        self.condition_channels = self.coupling.condition_channels
 
     def build(self, input_shape: Shape) -> None:
         self._event_shape = tuple(input_shape)
@@ -167,13 +164,12 @@ class OwnFlowStep(Chain, Repeatable):
         self.set_weights(other.get_weights())
 
     def get_config(self) -> dict:
-        base = keras.layers.Layer.get_config(self)
-        return {**base, **coupling_settings(self.coupling), "own": self.own, "seed": self.seed}
+        base, coupling = keras.layers.Layer.get_config(self), dataclasses.asdict(self.coupling)
+        return {**base, "own": self.own, "coupling": coupling, "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict) -> "OwnFlowStep":
-        config = dict(config)
-        return cls(config.pop("own"), pop_coupling_config(config), **config)
+        return cls(**config)
 
 
 def flow_step(bijectors: str, coupling: CouplingConfig, permutation: str, **kwargs) -> Repeatable:

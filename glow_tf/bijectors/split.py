@@ -44,15 +44,6 @@ class FactorsOut(Bijector):
         """Inverts `whiten`: returns z, of the shape of eps, and log|det dz/d eps| [B] in nats."""
         raise NotImplementedError
 
-    def colour_bounded(
-        self, h: tf.Tensor, eps: tf.Tensor, bound: Bound, context: Context = ALONE
-    ) -> tf.Tensor:
-        """Returns the z of `colour`; a subclass whose map has steps has `bound` change their results."""
-        return self.colour(h, eps, context)[0]
-
-    def initialize_whitening(self, h: tf.Tensor, z: tf.Tensor, context: Context = ALONE) -> None:
-        """Sets what `whiten` learns from the first batch; by default, nothing does."""
-
     def initialize(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         self.initialize_in_part(x, context)
         return self.forward_and_log_det(x, context)[0]
@@ -76,14 +67,12 @@ class FactorsOut(Bijector):
         self, h: tf.Tensor, latents: Latents, bound: Bound, context: Context = ALONE
     ) -> tuple[tf.Tensor, Latents]:
         self._require_built()
-        z = self.colour_bounded(h, latents[-1], bound, context)
+        z, _ = self.colour(h, latents[-1], context)
         return bound(tf.concat([h, z], axis=-1)), latents[:-1]
 
     def initialize_in_part(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         self._ensure_built(x)
-        h, z = self.cut(x)
-        self.initialize_whitening(h, z, context)
-        return h
+        return self.pass_on(x)
 
     def pass_on(self, x: tf.Tensor) -> tf.Tensor:
         return self.cut(x)[0]

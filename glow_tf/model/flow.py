@@ -164,7 +164,7 @@ class Flow(DensityModel):
         """
         shape = (None, None, self.image_shape[-1]) if self.design.any_size else self.image_shape
         images = checked_images(images, shape, self.data_dtype)
-        if not self.dequantize.takes_noise:
+        if self.config.is_real:
             return self.dequantize.levels(images)
         if noise is None:
             noise = tf.random.stateless_uniform(tf.shape(images), seed=[seed, 0], dtype=self.compute_dtype)
