@@ -72,9 +72,9 @@ def models_and_images(
 
     if size_of(values) != (0, 0):
         model = sized_model(values, model, gradient)
-        yield model, model_flags.images_of(values, model)
+        yield model, *model_flags.images_of(values, model)
         return
-    groups = model_flags.images_by_size(values, model)
+    groups = model_flags.images_of(values, model, any_size=True)
     for used in groups:  # before time is spent
         check_fits(model, used.images.shape[1:3], used.names[0], gradient)
     for used in groups:

@@ -84,38 +84,20 @@ def model_of(values: flags.FlagValues) -> Glow:
     return load(values.model)
 
 
-def images_of(values: flags.FlagValues, model: Glow) -> UsedImages:
+def images_of(values: flags.FlagValues, model: Glow, any_size: bool = False) -> list[UsedImages]:
     """Reads the images that the flags name, and what is given with them; prints how they were read.
 
-    They have the model's shape.
+    They have the model's shape, or those of `any_size` their own, each size by itself; see `read_by_size`.
     """
-    from glow_tf.use.images import read_images
+    from glow_tf.use.images import fitted_condition, read_by_size
 
-    found = read_images(model.image_shape, *_which_images(values, model))
-    return _announced(values, model, [found])[0]
-
-
-def images_by_size(values: flags.FlagValues, model: Glow) -> list[UsedImages]:
-    """Reads images as `images_of` does, but at their own sizes; see `read_images_by_size`."""
-    from glow_tf.use.images import read_images_by_size
-
-    dataset, data_dir, split, count, dtype, condition = _which_images(values, model)
-    config = DataConfig(dataset, data_dir, test_examples=count, dtype=dtype, condition=condition)
-    found = read_images_by_size(model.image_shape[-1], config, split)
-    return _announced(values, model, found)
-
-
-def _which_images(values: flags.FlagValues, model: Glow) -> tuple[str, str, str, int, str, str]:
-    """Returns the arguments of `read_images` after the first."""
     check_condition(values, model, CONDITIONS)
     if values.examples < 0:
         raise ConfigError(f"examples must be 0 or a positive integer. Received: examples={values.examples}")
-    of_data = values.dataset, values.data_dir, values.split, values.examples
-    return (*of_data, model.data_dtype, values.condition)
-
-
-def _announced(values: flags.FlagValues, model: Glow, groups: list[UsedImages]) -> list[UsedImages]:
-    """Prints how images were read; returns them with what the model is given."""
+    how = {"test_examples": values.examples, "dtype": model.data_dtype, "condition": values.condition}
+    config = DataConfig(values.dataset, values.data_dir, **how)
+    shape = (0, 0, model.image_shape[-1]) if any_size else model.image_shape
+    groups = read_by_size(shape, config, values.split, any_size)
     for note in dict.fromkeys(note for found in groups for note in found.notes):
         print(printable(note))
     top, highest = _top(values), max(int(found.images.max(initial=0)) for found in groups)
@@ -124,7 +106,8 @@ def _announced(values: flags.FlagValues, model: Glow, groups: list[UsedImages]) 
             f"WARNING: the model's data have levels up to {top}, and these images up to {highest}. So its "
             "numbers for them say little."
         )
-    return [dataclasses.replace(found, condition=found.condition_for(model)) for found in groups]
+    given = [fitted_condition(model, found.condition, "a data set") for found in groups]
+    return [dataclasses.replace(own, condition=of_own) for own, of_own in zip(groups, given, strict=True)]
 
 
 def check_condition(values: flags.FlagValues, model: Glow, how: str) -> None:

@@ -146,7 +146,7 @@ def _images_for(values: flags.FlagValues, network: Any) -> UsedImages:
         )
     size = input_flags.size_of(values) or (sides if all(sides) else (0, 0))
     takes = types.SimpleNamespace(image_shape=(*size, channels), data_dtype="uint8", condition_shapes={})
-    return model_flags.images_of(values, takes)
+    return model_flags.images_of(values, takes)[0]
 
 
 def _rounded_up(p_value: float) -> str:
@@ -199,7 +199,7 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
 
     folder = model_flags.output_folder(values, own=WRITTEN)
     detector = _detector(values, path)
-    used = model_flags.images_of(values, detector.models_)
+    (used,) = model_flags.images_of(values, detector.models_)
     found = detector.models_(used.images, used.condition)
     scores, heat = detector.score_and_heat_of(found)
     p_values, of_places = detector.p_value_of(scores), detector.place_p_value_of(heat)

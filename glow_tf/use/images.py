@@ -45,10 +45,6 @@ class UsedImages:
     notes: tuple[str, ...]
     condition: np.ndarray | None = None
 
-    def condition_for(self, model: Glow) -> np.ndarray | None:
-        """Returns what a model is given with each image; see `fitted_condition`."""
-        return fitted_condition(model, self.condition, "a data set")
-
 
 def read_images(
     image_shape: tuple[int, int, int],
@@ -77,22 +73,23 @@ def read_images(
       ConfigError: there are no such images, or too few, or they have another shape that cannot be changed.
     """
     config = DataConfig(dataset, data_dir, test_examples=count, dtype=data_dtype, condition=condition)
+    (found,) = read_by_size(image_shape, config, split)
+    return found
+
+
+def read_by_size(
+    image_shape: tuple[int, int, int], config: DataConfig, split: str, any_size: bool = False
+) -> list[UsedImages]:
+    """As `read_images`; those of one size together, in the order of the first of each.
+
+    With `any_size`, where images keep their size, those of a folder, without a condition, may differ in it.
+    """
     config = dataclasses.replace(config, image_size=(size := _side(image_shape)))
-    examples, class_names, notes = load_split(config, split)
+    examples, class_names, notes = load_split(config, split, any_size)
     if config.dataset == "digits" and size not in (0, DIGITS_SIDE):
         notes = (*notes, f"Resized from {DIGITS_SIDE}×{DIGITS_SIDE} to {size}×{size}.")
-    return _as_used(examples, class_names, notes, image_shape, config.dataset)
-
-
-def read_images_by_size(channels: int, config: DataConfig, split: str) -> list[UsedImages]:
-    """As `read_images`, at their own sizes: those of one size together, in the order of the first of each.
-
-    Only the images of a folder, without a condition, may differ in size.
-    """
-    any_shape = (0, 0, channels)
-    examples, class_names, notes = load_split(config, split, any_size=True)
     if examples.images.dtype != object:
-        return [_as_used(examples, class_names, notes, any_shape, config.dataset)]
+        return [_as_used(examples, class_names, notes, image_shape, config.dataset)]
     places: dict[tuple[int, ...], list[int]] = {}
     for place, image in enumerate(examples.images):
         places.setdefault(image.shape, []).append(place)
@@ -100,7 +97,7 @@ def read_images_by_size(channels: int, config: DataConfig, split: str) -> list[U
     for own in places.values():
         some = examples[np.array(own)]
         some = dataclasses.replace(some, images=np.stack(some.images.tolist()))
-        groups.append(_as_used(some, class_names, () if groups else notes, any_shape, config.dataset))
+        groups.append(_as_used(some, class_names, () if groups else notes, image_shape, config.dataset))
     return groups
 
 
