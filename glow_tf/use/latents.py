@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +10,6 @@ from glow_tf.bijectors.condition import Condition
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.machine import check_memory
 from glow_tf.core.progress import with_progress
-from glow_tf.model.compiled_model import check_finite
 from glow_tf.model.conditions import check_given, in_arrays, some_of
 from glow_tf.model.glow import Glow
 
@@ -74,23 +73,13 @@ def encode(model: Glow, images: np.ndarray, condition: Condition = None) -> np.n
 def decode(model: Glow, eps: np.ndarray, condition: Condition = None) -> np.ndarray:
     """Returns the images of whitened latents: [N, D] → uint8 [N, H, W, C]; `condition` as in `encode`.
 
-    ConfigError if D is not the model's, or the condition does not fit the model.
+    ConfigError if D is not the model's, latents are not finite, or the condition does not fit the model.
     """
     check_given(model, condition, len(eps))
     empty = np.empty((0, *model.image_shape), model.data_dtype)
-    size = batch_of(model.image_shape)
-    return in_batches(model.decode, checked_latents(model, eps), "Decoding", empty, condition, size)
-
-
-def checked_latents(model: Glow, eps: Any) -> np.ndarray:
-    """Returns latents in the model's dtype; ConfigError unless they have the shape [N, D] of the model's."""
-    eps = np.asarray(eps).astype(model.compute_dtype, copy=False)
-    if eps.ndim != 2 or eps.shape[1] != model.dimensions:
-        raise ConfigError(
-            f"latents must have the shape (N, {model.dimensions}) for this model. Received: {eps.shape}"
-        )
-    check_finite("latents", eps)
-    return eps
+    return in_batches(
+        model.decode, np.asarray(eps), "Decoding", empty, condition, batch_of(model.image_shape)
+    )
 
 
 class Drawn(NamedTuple):

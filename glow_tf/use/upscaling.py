@@ -13,6 +13,7 @@ from glow_tf.config import MOST_BLOCKS
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.compiled_model import check_finite, require_pictures
 from glow_tf.model.conditions import check_given
+from glow_tf.model.density_model import checked_images
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.model.glow import Glow
 from glow_tf.use.images import check_needed
@@ -49,7 +50,7 @@ def upscale(
     check_finite("temperature", temperature, lowest=0)
     check_given(glow, condition, len(small))
     check_factor(glow, factor)
-    _check_small(glow, small)
+    checked_images(small, (None, None, glow.image_shape[-1]), "uint8")
     return _with_details(glow, small, temperature, seed, condition, int(math.log2(factor)))
 
 
@@ -80,16 +81,6 @@ def check_factor(glow: Glow, factor: int) -> None:
         )
     if factor < 2 or factor & (factor - 1) or factor > 2**MOST_BLOCKS:
         raise ConfigError(f"factor must be a power of two, 2 or more. Received: {factor=}")
-
-
-def _check_small(glow: Glow, small: np.ndarray) -> None:
-    """Raises ConfigError unless a model can enlarge images of this type and shape."""
-    channels = glow.image_shape[-1]
-    if small.ndim != 4 or small.shape[-1] != channels or small.dtype != np.uint8 or 0 in small.shape[1:]:
-        raise ConfigError(
-            f"upscale needs images, uint8 (N, height, width, {channels}). "
-            f"Received: {small.dtype.name} of shape {small.shape}"
-        )
 
 
 def _with_details(

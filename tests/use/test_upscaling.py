@@ -81,9 +81,9 @@ def test_what_cannot_be_enlarged_is_refused(levels):
         (lambda: upscale(levels, small, factor=3), "factor must be a power of two, 2 or more"),
         (lambda: upscale(levels, small, factor=1), "Received: factor=1"),
         (lambda: upscale(levels, small, factor=2**15), r"what images of \d+×\d+ need must fit"),
-        (lambda: upscale(levels, small[..., :1]), r"upscale needs images, uint8 \(N, height, width, 3\)"),
+        (lambda: upscale(levels, small[..., :1]), r"images must be uint8 of shape \(batch, None, None, 3\)"),
         (lambda: upscale(levels, small / 255), "Received: float64"),
-        (lambda: upscale(levels, small[0]), r"uint8 \(N, height, width, 3\).*Received: uint8 of shape"),
+        (lambda: upscale(levels, small[0]), r"uint8 of shape \(batch, .*Received: uint8 of shape"),
     ):
         with pytest.raises(ConfigError, match=message):
             call()

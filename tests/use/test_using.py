@@ -1,5 +1,7 @@
 """What is done with a trained model: scores, latents, and the images that are read for it."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -118,7 +120,9 @@ def test_latents_may_be_tensors_and_of_more_digits_than_the_models(glow, images)
     for other in (tf.constant(eps), eps.astype(np.float64), eps.tolist()):
         np.testing.assert_array_equal(decode(glow, other), images)
     exact = small_glow("float64")
-    assert latents.checked_latents(exact, np.zeros((1, 64))).dtype == np.float64
+    with mock.patch.object(exact, "decode", wraps=exact.decode) as decoding:
+        decode(exact, np.zeros((1, 64)))
+    assert decoding.call_args.args[0].dtype == np.float64
 
 
 def test_drawn_images_are_those_of_sample_and_temperature_0_is_the_mode(glow, monkeypatch):
@@ -162,7 +166,7 @@ def test_levels_cover_all_latents_from_the_finest(glow):
 
 
 def test_latents_of_another_size_are_refused(glow):
-    with pytest.raises(ConfigError, match=r"shape \(N, 64\).*Received: \(2, 63\)"):
+    with pytest.raises(ConfigError, match=r"shape \(None, 64\).*Received: .* of shape \(2, 63\)"):
         decode(glow, np.zeros((2, 63)))
 
 
