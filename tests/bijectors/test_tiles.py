@@ -12,7 +12,7 @@ from glow_tf.config import CouplingConfig
 from glow_tf.core import machine
 from glow_tf.core.errors import ConfigError
 from glow_tf.use.images import check_fits
-from glow_tf.use.score.places import places_in_part
+from glow_tf.use.score.rule import places_in_part
 
 
 def identity(h):

@@ -20,8 +20,7 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.data.arrays import fingerprint
 from glow_tf.run.checksums import write_data
 from glow_tf.use import NoveltyDetector
-from glow_tf.use.score.places import place_maps
-from glow_tf.use.score.rule import Rule
+from glow_tf.use.score.rule import Rule, place_maps
 
 pytestmark = pytest.mark.long
 

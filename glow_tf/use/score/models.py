@@ -24,8 +24,7 @@ from glow_tf.training.tuned import tuned
 from glow_tf.use.images import fitted
 from glow_tf.use.latents import batch_of
 from glow_tf.use.score.features import Features
-from glow_tf.use.score.places import place_maps
-from glow_tf.use.score.rule import compared
+from glow_tf.use.score.rule import compared, place_maps
 
 
 class Tuner:
