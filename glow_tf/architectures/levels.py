@@ -70,9 +70,7 @@ class Levels(Architecture):
     def resized(self, image_shape: tuple[int, int, int]) -> tuple[ModelConfig, tuple[int, ...]]:
         """Halves images while the coarsest one's shorter side is half of the model's or more, and 2 at least.
 
-        Details are what the model knows best. On photographs of 24×24 release 0.5's cifar10_small, whose
-        coarsest images are of 4×4, has 2.39 bits/dim with three levels (3×3 is left), 2.57 with two and 3.58
-        with one; of 64×64 2.37 with five or four, 2.42 with three. `serving` says what makes them.
+        Details are what the model knows best. `serving` says what makes them.
         """
         config = self.config
         least = max((min(config.image_shape[:2]) >> config.num_blocks) // 2, 2)
@@ -94,9 +92,7 @@ class Levels(Architecture):
     def serving(self, image_shape: tuple[int, int, int], level: int) -> int:
         """At the model's own size each part makes its level, at other sizes the finest makes all of them.
 
-        Photographs look alike at all scales, and the finest part has learned from the most pixels. Of release
-        0.5's cifar10_small on photographs of 64×64 it is the best at every scale: 2.184 bits/dim where it
-        makes all four levels, 2.189 where it makes two or three, and 2.238 where it makes one.
+        Photographs look alike at all scales, and the finest part has learned from the most pixels.
         """
         return level if image_shape == self.config.image_shape else 0
 

@@ -187,11 +187,10 @@ class CompiledModel(Flow):
 
 def require_pictures(what: str, model: CompiledModel) -> None:
     """Raises ConfigError unless the data of a model are pictures, of 8 bits and one channel or three."""
-    channels = model.image_shape[-1]
-    if model.data_dtype != "uint8" or channels not in (1, 3):
+    if not model.config.is_pictures:
         raise ConfigError(
             f"{what} is for pictures, uint8 of one channel or three. "
-            f"Received: a model of {model.data_dtype} with {channels} channels"
+            f"Received: a model of {model.data_dtype} with {model.image_shape[-1]} channels"
         )
 
 

@@ -90,7 +90,8 @@ class Endpoints:
         self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, condition: Condition = None
     ) -> dict[str, tf.Tensor]:
         """Draws images, uint8 [num, H, W, C], and whether activations were clipped for each, bool [num]."""
-        return self._checked(*self._drawn(num, temperature, seed, condition))
+        v, limited = self._drawn(num, temperature, seed, condition)
+        return {"images": self.glow.dequantize.to_output(v), "limited": limited}
 
     def sample_dequantized(
         self, num: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, condition: Condition = None
@@ -178,9 +179,6 @@ class Endpoints:
         size = tf.shape(batches[0])[0]
         results = in_streams(functools.partial(self._once, function), mode, *filled_if_empty(*batches))
         return tf.nest.map_structure(lambda result: result[:size], results)
-
-    def _checked(self, v: tf.Tensor, limited: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"images": self.glow.dequantize.to_output(v), "limited": limited}
 
 
 def _one_for_each(batch: tf.Tensor, others: Any) -> Any:

@@ -64,7 +64,7 @@ class Part(keras.Model):
         if self.condition_network is not None and not self.condition_network.built:
             self.condition_network.build(given_shape)
         shape = tuple(input_shape)
-        self.input_event_shape = shape[1:]
+
         self.latent_shapes: list[tuple[int, int, int]] = []
         for bijector in self.bijectors:
             if not bijector.built:  # Keras has already built one that it loaded
@@ -192,16 +192,14 @@ def get_weights_by_step(bijectors: Sequence[Bijector]) -> list[np.ndarray]:
 
 def set_weights_by_step(bijectors: Sequence[Bijector], weights: Sequence[np.ndarray]) -> None:
     """Sets the weights of the bijectors to a list from `get_weights_by_step`; ValueError unless it fits."""
+    wanted = sum(len(bijector.weights) * (_copies(bijector) or 1) for bijector in bijectors)
+    if wanted != len(weights):
+        raise ValueError(f"the model has {wanted} weights, step by step. Received: {len(weights)} weights")
     remaining = iter(weights)
     for bijector in bijectors:
         count, copies = len(bijector.weights), _copies(bijector)
-        wanted = count * (copies or 1)
-        own = list(itertools.islice(remaining, wanted))
-        if len(own) < wanted:
-            raise ValueError(f"weights end before {bijector.name}. Received: {len(weights)} weights")
+        own = list(itertools.islice(remaining, count * (copies or 1)))
         bijector.set_weights(own if copies is None else [np.stack(own[k::count]) for k in range(count)])
-    if next(remaining, None) is not None:
-        raise ValueError(f"the model has fewer weights than were given. Received: {len(weights)} weights")
 
 
 def _copies(bijector: Bijector) -> int | None:
