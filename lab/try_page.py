@@ -41,7 +41,7 @@ from glow_tf.core.progress import with_progress
 from glow_tf.model.endpoints import ActivationLimit
 from glow_tf.model.parts import Part
 from glow_tf.use.exports import to_onnx
-from glow_tf.use.score.places import place_maps, places_in_part
+from glow_tf.use.score.rule import place_maps, places_in_part
 
 PRESET = "photographs"
 FOLDER = pathlib.Path(__file__).parent.parent / "docs" / "try"

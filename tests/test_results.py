@@ -24,6 +24,11 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+def text_of(page):
+    """Returns the text of a page in one line."""
+    return " ".join((ROOT / page).read_text().split())
+
+
 def last_epochs(path):
     """Returns variant → seed → the test bits/dim of the last epoch."""
     found = {}
@@ -83,8 +88,8 @@ def test_how_many_times_as_long_a_glow_takes(beside):
 
 def test_the_factors_of_time_of_the_readme(beside):
     """Over lengths and flow steps."""
-    page = " ".join((RESULTS / "levels.md").read_text().split())
-    readme, ends = " ".join((ROOT / "README.md").read_text().split()), []
+    page = text_of("docs/results/levels.md")
+    readme, ends = text_of("README.md"), []
     for glow in GLOWS:
         every = [own["cifar10", glow].longer for own in beside.values()]
         of_most_seeds = every[2] | every[1] | every[0]
@@ -104,9 +109,7 @@ def test_where_fits_would_have_both_models():
     assert [f"{missed:.3f}" for _, missed in laws] == ["0.009", "0.008"]
     hour, four = (laws[1][0](seconds) - laws[0][0](seconds) for seconds in (3600, 14400))
     said = f"have levels {hour:.3f} ahead after an hour, {-four:.3f} behind after four;"
-    assert f"miss them by 0.009 and 0.008, and {said}" in " ".join(
-        (RESULTS / "levels.md").read_text().split()
-    )
+    assert f"miss them by 0.009 and 0.008, and {said}" in text_of("docs/results/levels.md")
 
 
 def test_the_factors_of_two_seeds_of_409600_images():
@@ -118,7 +121,7 @@ def test_the_factors_of_two_seeds_of_409600_images():
     both = curves.compared(curves.curves(RUNS, SEEDS[:2], costs), [])["cifar10", "glow_haar"]
     said = "Of 409,600 images the factors are {:.1f} and {:.1f}, which tell no more than [{:.1f}, {:.1f}]."
     said = said.format(*factors, *both.longer[12, 409600][1:])
-    assert said in " ".join((RESULTS / "levels.md").read_text().split())
+    assert said in text_of("docs/results/levels.md")
 
 
 def test_the_factors_of_folds_of_photographs():
@@ -126,7 +129,7 @@ def test_the_factors_of_folds_of_photographs():
         found = curves.curves([RESULTS / "curves_folds.csv"], folds, {})
         return curves.compared(found, [])["photographs", "glow_haar"].longer[8, 12800]
 
-    page, folds = " ".join((RESULTS / "levels.md").read_text().split()), ("70", "71", "72", "73")
+    page, folds = text_of("docs/results/levels.md"), ("70", "71", "72", "73")
     assert f"| photographs, four folds | 8 | 12,800 | 4 | {said_of(longer(folds))} | – |" in page
     own = [said_of(longer([fold]), 1) for fold in folds]
     assert f"once they are {', '.join(own[:-1])} and {own[-1]} " in page
@@ -138,7 +141,7 @@ def test_the_factor_of_time_at_width_96(name, words):
     costs = curves.seconds_per_image(RESULTS / "curves_96_costs.csv", runs)
     own = curves.compared(curves.curves(runs, SEEDS[:2], costs), [])[name, "glow_haar"]
     said = f"{said_of(own.longer[8, 12800])} {words}"
-    assert said in " ".join((RESULTS / "levels.md").read_text().split())
+    assert said in text_of("docs/results/levels.md")
 
 
 def test_the_factors_of_time_at_width_256():
@@ -153,11 +156,9 @@ def test_the_factors_of_time_at_width_256():
     said = "{} in bfloat16, and {} after 25,600; one seed {} after 102,400, and {} of 12 steps after 51,200: "
     said = f"{said.format(*factors)}there levels have {levels.bits[0]:.3f} after {levels.seconds / 60:.0f} "
     said += f"minutes, a Glow {glow.bits[0]:.3f} after {glow.seconds / 60:.0f}."
-    assert said in " ".join((RESULTS / "levels.md").read_text().split())
+    assert said in text_of("docs/results/levels.md")
     ends = f"{min(factors)[:3]} to {max(factors)[:3]}"
-    assert f"At width 256 Haar's takes {ends} (one and two seeds);" in " ".join(
-        (ROOT / "README.md").read_text().split()
-    )
+    assert f"At width 256 Haar's takes {ends} (one and two seeds);" in text_of("README.md")
     assert ends in row_of("the same of width 256, in bfloat16")
 
 
@@ -168,7 +169,7 @@ def test_the_factor_of_time_of_normflows():
     (row,) = rows_of(runs[1])
     said = f"has {float(row['test_bpd']):.3f} after 12,800 images, one seed: "
     said += f"{own.longer[8, 12800][0]:.1f} times as long"
-    assert said in " ".join((RESULTS / "levels.md").read_text().split())
+    assert said in text_of("docs/results/levels.md")
 
 
 def claims():
@@ -260,7 +261,7 @@ def test_the_memory_of_the_finest_level():
     (again,), _ = shares("Glow 3 x 8, end to end, recomputed", "0", large)
     (together,), _ = shares("levels 8, 4, 4, 4, all parts", "64", large)
     (wide, narrow), _ = shares("levels 8, 4, 4, 4, all parts", "0", *small)
-    text = " ".join((RESULTS / "levels.md").read_text().split())
+    text = text_of("docs/results/levels.md")
     assert f"needs {above[0]:.1f} to {above[-1]:.1f} of the memory" in text
     assert f"all levels together {narrow:.1f} and {wide:.1f}." in text
     assert f"one needs {crop:.1f}, all {together:.1f}, and a Glow that recomputes {again:.1f}." in text
@@ -338,7 +339,7 @@ def test_which_prior_tells_damages():
         for about, sets in (("damages", of_kinds.values()), ("other", [other])):
             rows = [row for own in sets for picture in own.values() for row in picture]
             found[model, about] = f"{statistics.mean(float(row['auroc']) for row in rows):.3f}"
-    text = " ".join((RESULTS / "uses.md").read_text().split())
+    text = text_of("docs/results/uses.md")
     said = "one seed, {} with damages where `photographs` has {}, with other pictures {} and {}."
     order = [(model, about) for about in ("damages", "other") for model in ("cifar10_small", "photographs")]
     assert said.format(*(found[key] for key in order)) in text
@@ -352,7 +353,7 @@ def test_heads_on_clothes():
         for seed, bpd in last[variant].items()
     )
     text = f"{gaps[0]:.2f} to {gaps[-3]:.2f} there, and {gaps[-1]:.2f} in two of {len(gaps)} runs"
-    assert text in " ".join((RESULTS / "heads.md").read_text().split())
+    assert text in text_of("docs/results/heads.md")
     assert f"on clothes up to {gaps[-3]:.2f}" in CLAIMS.read_text()
 
 
@@ -381,7 +382,7 @@ def test_what_cuts_cost_with_haars_squeeze():
             costs.append(f"{statistics.mean(own[seed] - whole[seed] for seed in whole):.3f}")
     said = "by block {}, across {}, by the paper's schedule {}, with heads {}, "
     said += "where pixels lose {}, {}, {} and {} ("
-    assert said.format(*costs) in " ".join((RESULTS / "paper.md").read_text().split())
+    assert said.format(*costs) in text_of("docs/results/paper.md")
     pairs = [
         (last[f"pixels{cut}"], last[f"haar{cut}"]) for cut in ("", "_by_block", "_across", "_paper", "_heads")
     ]
@@ -393,7 +394,7 @@ def test_what_variational_noise_brings():
     bits = {
         (row["model"], row["noise"]): float(row["test_bpd"]) for row in rows_of(RESULTS / "noise_bounds.csv")
     }
-    text = " ".join((RESULTS / "levels.md").read_text().split())
+    text = text_of("docs/results/levels.md")
     seeds, of_noise = (40, 41, 42), {}
     for noise in ("uniform", "variational"):
         for name in ("levels_32", "glow_haar_32", "glow_pixels_32"):
@@ -482,12 +483,12 @@ def test_which_defects_the_detector_sees():
     assert f"{sum(areas[kind] * counts[kind] for kind in counts) / sum(counts.values()):.3f}" == row["auroc"]
     uneven = areas.pop("uneven")
     others = sum(areas[kind] * counts[kind] for kind in areas) / sum(counts[kind] for kind in areas)
-    text = " ".join((RESULTS / "uses.md").read_text().split())
+    text = text_of("docs/results/uses.md")
     assert f"is hardly seen: {uneven:.3f}. Of the other four kinds it is {others:.3f}." in text
 
 
 def test_what_it_costs_to_train_levels_apart():
-    text = " ".join((RESULTS / "levels.md").read_text().split())
+    text = text_of("docs/results/levels.md")
     bits = {}
     for row in rows_of(RESULTS / "separability.csv"):
         of_seeds = bits.setdefault(row["variant"], {})
@@ -504,7 +505,7 @@ def test_what_it_costs_to_train_levels_apart():
 
 
 def test_what_an_autoregressive_model_needs():
-    page = " ".join((RESULTS / "levels.md").read_text().split())
+    page = text_of("docs/results/levels.md")
     found, widths = {}, []
     for row in rows_of(RESULTS / "autoregressive.csv"):
         if row["scored"] == "test" and row["width"] == "24":
@@ -519,11 +520,11 @@ def test_what_an_autoregressive_model_needs():
     assert ", ".join(means) in row_of("autoregressive, 60")
     halves = [T_THREE * statistics.stdev(own) / 3**0.5 for own in found.values()]
     assert "± {:.3f}, {:.3f}, {:.3f}".format(*halves) in page
-    assert f"{means[-1]} after four" in " ".join((ROOT / "README.md").read_text().split())
+    assert f"{means[-1]} after four" in text_of("README.md")
 
 
 def test_how_far_enlarging_is_ahead_of_bicubic():
-    page = " ".join((RESULTS / "uses.md").read_text().split())
+    page = text_of("docs/results/uses.md")
     sets = [
         {row["method"]: row for row in rows_of(RESULTS / f"upscaling_{name}.csv")}
         for name in ("photographs", "levels")
@@ -566,7 +567,7 @@ def test_how_far_equalized_levels_are_ahead():
     gaps = [last["shallower"][seed] - own for seed, own in last["levels"].items()]
     assert len(gaps) == 5
     said = f"by {statistics.mean(gaps):.3f} ± {T_FIVE * statistics.stdev(gaps) / 5**0.5:.3f}.**"
-    assert said in " ".join((RESULTS / "levels.md").read_text().split())
+    assert said in text_of("docs/results/levels.md")
 
 
 def test_each_csv_and_figure_is_cited_by_a_page():

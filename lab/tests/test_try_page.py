@@ -22,7 +22,7 @@ from small import ROOT
 import glow_tf
 from glow_tf import use
 from glow_tf.run.pictures import enlarged
-from glow_tf.use.score.places import place_maps
+from glow_tf.use.score.rule import place_maps
 from lab import try_page
 
 pytestmark = pytest.mark.slow

@@ -38,7 +38,7 @@ from glow_tf.bijectors.likelihood import standard_normal_log_prob
 from glow_tf.bijectors.mode import Context, Mode
 from glow_tf.model.glow import Glow
 from glow_tf.model.parts import Part, get_weights_by_step, set_weights_by_step
-from glow_tf.use.score.places import places_in_part
+from glow_tf.use.score.rule import places_in_part
 
 SHAPE = (4, 4, 4)
 F64 = {"dtype": "float64"}
