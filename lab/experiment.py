@@ -17,7 +17,8 @@ from collections.abc import Mapping
 
 from absl import flags
 
-from glow_tf.commands import cli, parsing, run_flags
+from glow_tf.commands import cli, parsing
+from glow_tf.commands import train as train_command
 from glow_tf.config import RunConfig
 from glow_tf.core.errors import ConfigError
 from lab import CONFIGS, children
@@ -57,7 +58,7 @@ def experiment_of(file: str, data_dir: str = "", quick: bool = False, output: st
     study = read_study(path)
     flagfile = parsing.find_config("flagfile", study.flagfile)
     # The rates of a study file are scaled as its flagfile says, unless it says otherwise.
-    whole = run_flags.config_of([f"--flagfile={flagfile}", "--workdir=unused"])
+    whole = train_command.config_of([f"--flagfile={flagfile}", "--workdir=unused"])
     scaling = {"rate_scaling": whole.train.rate_scaling}
 
     def arguments(of_run: Mapping[str, str]) -> list[str]:
@@ -67,7 +68,7 @@ def experiment_of(file: str, data_dir: str = "", quick: bool = False, output: st
 
     def configure(of_run: Mapping[str, str]) -> RunConfig:
         try:
-            return run_flags.config_of(arguments(of_run))
+            return train_command.config_of(arguments(of_run))
         except ConfigError as error:
             raise ConfigError(f"study {study.name}: {error}") from None
 

@@ -14,7 +14,8 @@ from absl import flags
 from small import ROOT, architecture
 
 import glow_tf
-from glow_tf.commands import cli, parsing, run_flags
+from glow_tf.commands import cli, parsing
+from glow_tf.commands import train as train_command
 from glow_tf.core.errors import ConfigError
 from lab import CONFIGS
 
@@ -103,7 +104,7 @@ def test_a_command_names_an_existing_program_and_its_flags(line):
         name, equals, value = word.removeprefix("--").partition("=")
         if word == "--":
             values = flags.FlagValues()
-            run_flags.define(values)
+            train_command.define(values)
         elif word.startswith("--") and name != "help":
             if name in NAMED:
                 assert value == "FILE" or parsing.find_config(name, value, named=NAMED[name]).is_file(), word

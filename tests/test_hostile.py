@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from glow_tf import data
-from glow_tf.commands import cli, run_flags
+from glow_tf.commands import cli
+from glow_tf.commands import train as train_command
 from glow_tf.config import DataConfig, ModelConfig
 from glow_tf.core import machine
 from glow_tf.core.errors import ConfigError
@@ -143,13 +144,13 @@ def test_the_line_of_a_wrong_flag_in_a_flagfile_is_named(tmp_path):
     (tmp_path / "inner.cfg").write_text("# a comment\n--width=8\n--seed=x\n--batch_size=4\n")
     (tmp_path / "outer.cfg").write_text(f"--flow_steps=2\n--flagfile={tmp_path}/inner.cfg\n")
     with pytest.raises(ConfigError, match=r"an integer. Received: --seed=x \(.*inner\.cfg, line 3\)$"):
-        run_flags.config_of([f"--flagfile={tmp_path}/outer.cfg"])
+        train_command.config_of([f"--flagfile={tmp_path}/outer.cfg"])
     (tmp_path / "inner.cfg").write_text("--flagfile=none\n")
     with pytest.raises(ConfigError, match=r"Received: flagfile='none' \(.*inner\.cfg, line 1\)$"):
-        run_flags.config_of([f"--flagfile={tmp_path}/outer.cfg"])
+        train_command.config_of([f"--flagfile={tmp_path}/outer.cfg"])
     (tmp_path / "inner.cfg").write_bytes(b"--width=8\n\xff")
     with pytest.raises(ConfigError, match=r"must be text: line 2 .*outer\.cfg, line 2\)$"):
-        run_flags.config_of([f"--flagfile={tmp_path}/outer.cfg"])
+        train_command.config_of([f"--flagfile={tmp_path}/outer.cfg"])
 
 
 def test_names_that_are_no_text_are_printed(tmp_path, capfd):

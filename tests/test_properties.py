@@ -18,7 +18,7 @@ from glow_tf.architectures.schedule import (
     phases,
     turn_starts,
 )
-from glow_tf.commands import run_flags
+from glow_tf.commands import train as train_command
 from glow_tf.config import SCHEDULES, DataConfig, ModelConfig, all_settings, read_local_prior, read_scale
 from glow_tf.core.errors import ConfigError
 
@@ -180,7 +180,7 @@ def test_a_notation_is_read_or_refused_with_what_was_received(notation, text):
 @given(st.sampled_from(NAMES), TEXTS)
 def test_any_value_of_any_flag_is_taken_or_refused_with_what_was_received(name, text):
     assume(name not in ("init_from", "workdir", "data_dir"))  # any text may be a path
-    assert is_fine_or_names(["Received", name], lambda: run_flags.config_of([f"--{name}={text}"]))
+    assert is_fine_or_names(["Received", name], lambda: train_command.config_of([f"--{name}={text}"]))
 
 
 @given(TEXTS)

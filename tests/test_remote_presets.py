@@ -13,7 +13,8 @@ from huggingface_hub import constants, file_download, hf_api
 
 import glow_tf
 from glow_tf import store
-from glow_tf.commands import cli, run_flags
+from glow_tf.commands import cli
+from glow_tf.commands import train as train_command
 from glow_tf.core.errors import ConfigError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -123,7 +124,7 @@ def test_commands_take_an_address(hub, tmp_path, capsys):
 
 
 def test_a_run_can_start_from_an_address(hub, tmp_path):
-    config = run_flags.config_of(
+    config = train_command.config_of(
         ["--init_from=hf://me/flow", "--dataset=digits", f"--workdir={tmp_path}/run"]
     )
     assert config.init_from == "hf://me/flow"

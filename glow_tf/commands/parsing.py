@@ -42,10 +42,9 @@ def parse(values: flags.FlagValues, arguments: Sequence[str], takes_paths: bool 
     ConfigError if one is none of the flags, or has a value that it cannot have.
 
     An argument wins over what flagfiles say, wherever it stands; among arguments, and among the lines of
-    flagfiles, the later wins. Each flag gets three attributes. `on_command_line` and `in_flagfile` say
-    whether it is among the arguments, and whether a flagfile sets it. `file` is the flagfile whose value
-    counts, empty for an argument, and None where nothing sets the flag. A value, or an item of a list, that
-    starts with ~/ is below the home folder.
+    flagfiles, the later wins. Each flag gets two attributes: `on_command_line` and `in_flagfile` say whether
+    it is among the arguments, and whether a flagfile sets it. A value, or an item of a list, that starts with
+    ~/ is below the home folder.
     """
     replaced = _replaced([(argument, "") for argument in arguments])
     values.set_gnu_getopt(takes_paths)  # flags may come after paths
@@ -59,14 +58,12 @@ def parse(values: flags.FlagValues, arguments: Sequence[str], takes_paths: bool 
         raise ConfigError(_in_words(error) + _place_of(values, found)) from None
     if rest and not takes_paths:
         raise ConfigError(f"flags are written --name=value. Received: {rest}{dict(found).get(rest[0], '')}")
-    files = [(one.lstrip("-").partition("=")[0], place.rpartition(", line")[0]) for one, place in found]
-    given, last = {(name, bool(file)) for name, file in files}, dict(files)
+    given = {(one.lstrip("-").partition("=")[0], bool(place)) for one, place in found}
     for name in values:
         flag = values[name]
         for attribute, in_file in (("on_command_line", False), ("in_flagfile", True)):
             here = (name, in_file) in given or (f"no{name}", in_file) in given
             setattr(flag, attribute, getattr(flag, attribute, False) or here)
-        flag.file = last.get(name, getattr(flag, "file", None))
         if isinstance(flag.value, str):
             flag.value = _at_home(flag.value)
         elif isinstance(flag.value, list):

@@ -23,7 +23,8 @@ import numpy as np
 from absl import flags
 
 from glow_tf.architectures.schedule import phases_of
-from glow_tf.commands import cli, run_flags
+from glow_tf.commands import cli
+from glow_tf.commands import train as train_command
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.run.settings import Decided, likely
@@ -49,12 +50,12 @@ MODEL = {
 
 def define(values: flags.FlagValues) -> None:
     """Defines the flags of a run."""
-    run_flags.define(values)
+    train_command.define(values)
 
 
 def main(values: flags.FlagValues) -> None:
     """Trains as the flags say."""
-    config = likely(run_flags.asked(values)).config
+    config = likely(train_command.asked(values)).config
     needed = [
         (config, {"init_from": ""}),
         (config.model, MODEL),

@@ -13,7 +13,8 @@ import tensorflow as tf
 from absl import flags as absl_flags
 from small import ROOT, run_program
 
-from glow_tf.commands import cli, parsing, run_flags
+from glow_tf.commands import cli, parsing
+from glow_tf.commands import train as train_command
 from glow_tf.core.errors import ConfigError
 from glow_tf.run.flags_file import flagfile
 
@@ -90,15 +91,15 @@ def test_a_wrong_argument_is_one_line(arguments, message, capsys):
 def test_what_is_typed_wins_over_flagfiles_and_the_later_flag_over_the_earlier(tmp_path):
     (tmp_path / "own.cfg").write_text("# a comment\n// another\n\n  --seed=3\n--width=7\n--notensorboard\n")
     files = ["--flagfile=quickstart", f"--flagfile={tmp_path}/own.cfg"]
-    config = run_flags.config_of(files)
+    config = train_command.config_of(files)
     found = (config.seed, config.model.width, config.tensorboard, config.workdir)
     assert found == (3, 7, False, "runs/quickstart")
     typed = ["--seed=1", "--tensorboard", "--width", "9"]
     for arguments in ([*typed, *files], [*files, *typed], [files[0], *typed, files[1]]):
-        config = run_flags.config_of(arguments)
+        config = train_command.config_of(arguments)
         assert (config.seed, config.tensorboard, config.model.width) == (1, True, 9)
-    assert run_flags.config_of(["--flagfile", "quickstart", "--width", "9", "--width=8"]).model.width == 8
-    assert run_flags.config_of(["--width=8", "--flagfile=quickstart", "--width=9"]).model.width == 9
+    assert train_command.config_of(["--flagfile", "quickstart", "--width", "9", "--width=8"]).model.width == 8
+    assert train_command.config_of(["--width=8", "--flagfile=quickstart", "--width=9"]).model.width == 9
 
 
 @pytest.mark.parametrize(
@@ -118,22 +119,22 @@ def test_what_is_typed_wins_over_flagfiles_and_the_later_flag_over_the_earlier(t
 def test_a_typed_rate_is_scaled_only_if_that_is_typed_too(tmp_path, monkeypatch, arguments, scaling):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rate.cfg").write_text("--flagfile=defaults\n--learning_rate=2e-2\n")
-    assert run_flags.config_of([*arguments, "--workdir=unused"]).train.rate_scaling == scaling
+    assert train_command.config_of([*arguments, "--workdir=unused"]).train.rate_scaling == scaling
 
 
 @pytest.mark.parametrize("was", ["size", "none"])
 def test_a_run_that_goes_on_has_the_scaling_that_it_began_with(tmp_path, was):
     """Releases until 0.5 scaled a typed rate; flags.cfg says so."""
     typed = [f"--workdir={tmp_path}", "--learning_rate=5e-2"]
-    (tmp_path / "flags.cfg").write_text(flagfile(run_flags.config_of([*typed, f"--rate_scaling={was}"])))
-    assert run_flags.config_of(typed).train.rate_scaling == was
-    config = run_flags.config_of([f"--flagfile={tmp_path}/flags.cfg", "--workdir=another"])
+    (tmp_path / "flags.cfg").write_text(flagfile(train_command.config_of([*typed, f"--rate_scaling={was}"])))
+    assert train_command.config_of(typed).train.rate_scaling == was
+    config = train_command.config_of([f"--flagfile={tmp_path}/flags.cfg", "--workdir=another"])
     assert config.train.rate_scaling == was
 
 
 def test_a_leading_tilde_is_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = run_flags.config_of(["--workdir=~/runs/mine", "--dataset=folder:~/x", "--data_dir=a~/b"])
+    config = train_command.config_of(["--workdir=~/runs/mine", "--dataset=folder:~/x", "--data_dir=a~/b"])
     assert config.workdir == f"{tmp_path}/runs/mine"
     assert config.data.data_dir == "a~/b"
     values = absl_flags.FlagValues()
@@ -145,23 +146,23 @@ def test_a_leading_tilde_is_the_home_folder(monkeypatch, tmp_path):
 def test_flagfiles_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for value in ("paper_5", "paper_5.cfg", "configs/paper_5.cfg"):
-        config = run_flags.config_of([f"--flagfile={value}"])  # which includes configs/defaults.cfg
+        config = train_command.config_of([f"--flagfile={value}"])  # which includes configs/defaults.cfg
         assert (config.model.parts, config.train.batch_size) == ("across_block:3", 256)
     # A file of the current folder goes first, and what it includes may come with the package.
     (tmp_path / "paper_5.cfg").write_text("--flagfile=defaults\n--seed=5\n--workdir=mine\n")
-    assert run_flags.config_of(["--flagfile=paper_5.cfg"]).seed == 5
+    assert train_command.config_of(["--flagfile=paper_5.cfg"]).seed == 5
     # A config of the package includes those of the package.
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "defaults.cfg").write_text("--seed=6\n")
-    assert run_flags.config_of(["--flagfile=paper_5"]).seed == 0
-    assert run_flags.config_of(["--flagfile=configs/defaults.cfg", "--workdir=x"]).seed == 6
+    assert train_command.config_of(["--flagfile=paper_5"]).seed == 0
+    assert train_command.config_of(["--flagfile=configs/defaults.cfg", "--workdir=x"]).seed == 6
 
 
 def test_a_flagfile_that_includes_itself_is_refused(tmp_path):
     path = tmp_path / "own.cfg"
     path.write_text(f"--flagfile={path}\n")
     with pytest.raises(ConfigError, match="must not include itself"):
-        run_flags.config_of([f"--flagfile={path}"])
+        train_command.config_of([f"--flagfile={path}"])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from small import ROOT, run_main
 from glow_tf.architectures import design_of
 from glow_tf.architectures.schedule import phases_of
 from glow_tf.commands import cli
-from glow_tf.commands.run_flags import config_of
+from glow_tf.commands.train import config_of
 from glow_tf.config import all_settings
 from glow_tf.run.flags_file import as_flags
 

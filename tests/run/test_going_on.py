@@ -11,7 +11,7 @@ from small import small_glow
 
 import glow_tf
 from glow_tf import ConfigError, data
-from glow_tf.commands.run_flags import config_of
+from glow_tf.commands.train import config_of
 from glow_tf.run.flags_file import flagfile
 from glow_tf.run.pictures import png
 from glow_tf.use import load_trainer

@@ -10,8 +10,9 @@ from absl import flags as absl_flags
 from PIL import Image
 
 from glow_tf.architectures import design_of
-from glow_tf.commands import cli, parsing, run_flags
-from glow_tf.commands.run_flags import config_of
+from glow_tf.commands import cli, parsing
+from glow_tf.commands import train as train_command
+from glow_tf.commands.train import config_of
 from glow_tf.config import ModelConfig, RunConfig, TrainConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.run import settings
@@ -38,9 +39,9 @@ PRIOR = Start("kept", ModelConfig((32, 32, 3), architecture="levels", width=16, 
 def asked(*arguments, **facts):
     """Returns what a command asks for, with no prior installed but those of the `facts`."""
     values = absl_flags.FlagValues()
-    run_flags.define(values)
+    train_command.define(values)
     parsing.parse(values, ["--workdir=unused", *arguments])
-    return run_flags.asked(values)._replace(**{"priors": {}, **facts})
+    return train_command.asked(values)._replace(**{"priors": {}, **facts})
 
 
 def choice(*arguments, images=PHOTOGRAPHS):

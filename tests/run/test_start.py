@@ -12,7 +12,8 @@ from PIL import Image
 
 import glow_tf
 from glow_tf import data
-from glow_tf.commands import cli, parsing, run_flags
+from glow_tf.commands import cli, parsing
+from glow_tf.commands import train as train_command
 from glow_tf.run import settings, start
 from glow_tf.run.checksums import fingerprints
 from glow_tf.run.flags_file import read_config
@@ -70,14 +71,14 @@ def preset(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def installed(preset, monkeypatch):
     monkeypatch.setattr(settings, "PRESETS", {3: str(preset)})
-    monkeypatch.setattr(run_flags.store, "names", lambda: [str(preset)])
+    monkeypatch.setattr(train_command.store, "names", lambda: [str(preset)])
 
 
 def asked(*flags):
     values = absl_flags.FlagValues()
-    run_flags.define(values)
+    train_command.define(values)
     parsing.parse(values, flags)
-    return run_flags.asked(values)
+    return train_command.asked(values)
 
 
 def decided(flags, images):

@@ -11,7 +11,7 @@ from helpers import train
 from small import small_config, small_glow
 
 import glow_tf
-from glow_tf.commands.run_flags import config_of
+from glow_tf.commands.train import config_of
 from glow_tf.core.errors import ConfigError
 from glow_tf.training.step.objective import PriorObjective, imported_objective
 

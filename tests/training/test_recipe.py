@@ -9,7 +9,7 @@ import tensorflow as tf
 from small import fit_phases, small_config
 
 from glow_tf import ConfigError, Glow, PartsTrainer, TrainConfig, data, export, load, phases
-from glow_tf.commands.run_flags import config_of
+from glow_tf.commands.train import config_of
 from glow_tf.run import lifecycle
 from glow_tf.training import FusedAdamax, make_optimizers
 

@@ -11,7 +11,7 @@ from small import make_small_images, preset_once, small_glow
 
 import glow_tf
 from glow_tf import data, store
-from glow_tf.commands import run_flags
+from glow_tf.commands import train as train_command
 from glow_tf.core.errors import ConfigError
 from glow_tf.store.files import card_of
 from glow_tf.use import evaluate
@@ -221,7 +221,7 @@ def test_the_card_of_a_preset_of_the_package_says_what_its_files_are(name):
 
 
 def run_of(*arguments):
-    return run_flags.config_of(list(arguments))
+    return train_command.config_of(list(arguments))
 
 
 def test_a_run_takes_the_models_settings_from_a_preset():
