@@ -33,7 +33,7 @@ import tensorflow as tf
 from absl import flags
 
 import glow_tf
-from glow_tf.bijectors.by_place import log_det_by_place
+from glow_tf.bijectors.bijector import log_det_by_place
 from glow_tf.bijectors.mode import Context, Mode
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError, in_one_line

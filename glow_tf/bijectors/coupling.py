@@ -8,8 +8,15 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.architectures.own_layers import made
-from glow_tf.bijectors.bijector import Folded, Repeatable, Shape, WithLogDet
-from glow_tf.bijectors.by_place import WithMap, log_det_by_place, with_slopes
+from glow_tf.bijectors.bijector import (
+    Folded,
+    Repeatable,
+    Shape,
+    WithLogDet,
+    WithMap,
+    log_det_by_place,
+    with_slopes,
+)
 from glow_tf.bijectors.mode import ALONE, Context
 from glow_tf.bijectors.networks import CouplingNetwork
 from glow_tf.bijectors.own_network import OwnNetwork

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from glow_tf.bijectors.bijector import Bound, Latents, Shape, WithLogDet
-from glow_tf.bijectors.by_place import WithMap, log_det_by_place
+from glow_tf.bijectors.bijector import Bound, Latents, Shape, WithLogDet, WithMap, log_det_by_place
 from glow_tf.bijectors.condition import beside
 from glow_tf.bijectors.coupling import read_config
 from glow_tf.bijectors.flow_step import flow_step

@@ -13,11 +13,13 @@ from glow_tf.bijectors.bijector import (
     Repeatable,
     Shape,
     WithLogDet,
+    WithMap,
     all_variables,
+    evenly,
+    log_det_by_place,
     per_example,
     pixels_of,
 )
-from glow_tf.bijectors.by_place import WithMap, evenly, log_det_by_place
 from glow_tf.bijectors.coupling import Coupling
 from glow_tf.bijectors.invertible_conv import InvertibleConv, mix_channels
 from glow_tf.bijectors.mode import ALONE, Context

@@ -10,12 +10,14 @@ from glow_tf.bijectors.bijector import (
     Bijector,
     Shape,
     WithLogDet,
+    WithMap,
+    log_det_by_place,
     no_log_det,
     per_example,
     pixels_of,
     soft_bound,
+    with_slopes,
 )
-from glow_tf.bijectors.by_place import WithMap, log_det_by_place, with_slopes
 from glow_tf.bijectors.condition import brought_to
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
 from glow_tf.bijectors.mode import ALONE, Context

@@ -13,11 +13,12 @@ from glow_tf.bijectors.bijector import (
     Repeatable,
     Shape,
     WithLogDet,
+    WithMap,
     all_variables,
+    log_det_by_place,
     read_by,
     with_weights,
 )
-from glow_tf.bijectors.by_place import WithMap, log_det_by_place
 from glow_tf.bijectors.condition import brought_to
 from glow_tf.bijectors.mode import ALONE, Context, Mode, TracedOnce
 

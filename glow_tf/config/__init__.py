@@ -7,13 +7,11 @@ it. A value of the wrong type raises ConfigError. Pure Python: knows neither Ten
 from __future__ import annotations
 
 from glow_tf.config.choices import AUGMENTATIONS as AUGMENTATIONS
-from glow_tf.config.choices import COUPLINGS as COUPLINGS
 from glow_tf.config.choices import GAUSSIANS as GAUSSIANS
 from glow_tf.config.choices import MOST_BLOCKS as MOST_BLOCKS
 from glow_tf.config.choices import MOST_EQUALIZED as MOST_EQUALIZED
 from glow_tf.config.choices import MOST_SIDE as MOST_SIDE
 from glow_tf.config.choices import PERMUTATIONS as PERMUTATIONS
-from glow_tf.config.choices import PRECISIONS as PRECISIONS
 from glow_tf.config.choices import PRIOR as PRIOR
 from glow_tf.config.choices import RATE_SCALINGS as RATE_SCALINGS
 from glow_tf.config.choices import SAME_FUNCTION as SAME_FUNCTION

@@ -12,8 +12,7 @@ import tensorflow as tf
 from sklearn.covariance import ledoit_wolf
 
 from glow_tf.bijectors import Bijector, FlowSplit, LastLine, Split
-from glow_tf.bijectors.bijector import Latents, PartOutput, read_by
-from glow_tf.bijectors.by_place import evenly, log_det_by_place, with_slopes
+from glow_tf.bijectors.bijector import Latents, PartOutput, evenly, log_det_by_place, read_by, with_slopes
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.mode import ALONE, PLAIN, Context, Mode
 from glow_tf.model.glow import Glow
