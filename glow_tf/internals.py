@@ -31,13 +31,17 @@ def with_values(variables: Sequence[keras.Variable], values: Sequence[tf.Tensor]
 
 
 class BuiltBeforeFit(keras.Model):
-    """A model whose `fit` and `evaluate` need not build it.
+    """A model whose constructor builds it: `fit` and `evaluate` need not, and a subclass may add metrics.
 
     Keras's `_maybe_symbolic_build` takes a batch from the data to trace the model with. There is nothing
-    left to build, and with several processes the batch cannot be taken.
+    left to build, and with several processes the batch cannot be taken. Its `_lock_state` would forbid an
+    attribute with variables from then on.
     """
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        pass
+
+    def _lock_state(self) -> None:
         pass
 
 

@@ -181,10 +181,23 @@ def make_flow_step(
     return FlowStep(CouplingConfig(width, **settings), permutation, seed=seed, dtype=dtype, name=name)
 
 
+class InfoNCE(glow_tf.LocalObjective):
+    """Finds each output among those of its batch, seen through noise."""
+
+    metric_names = ("nce", "hits")
+
+    def losses(self, view):
+        h = tf.math.l2_normalize(tf.reshape(view.output, (tf.shape(view.output)[0], -1)), 1)
+        noisy = h + 0.1 * tf.random.stateless_normal(tf.shape(h), view.seed)
+        logits, places = tf.matmul(h, noisy, transpose_b=True) / 0.1, tf.range(tf.shape(h)[0])
+        nce = tf.nn.sparse_softmax_cross_entropy_with_logits(places, logits)
+        return nce, {"nce": tf.reduce_mean(nce), "hits": tf.argmax(logits, 1, tf.int32) == places}
+
+
 def objectives(trainer: PartsTrainer, images, phase: Phase, condition=None):
     """Returns what a phase minimises, of each image, and the truncated likelihoods of its parts."""
     passage = entering(trainer.glow, {"images": images, "condition": condition}, trainer.seed)
-    return trainer.forward_pass.evaluate(passage, phase)
+    return trainer.forward_pass.evaluate(passage, phase)[:2]
 
 
 def perturb(layer: keras.layers.Layer, scale: float = 0.1, seed: int = 0) -> None:

@@ -34,10 +34,6 @@ class Passage(NamedTuple):
         """Returns a function of each member, and of those of others; what is None stays so."""
         return tf.nest.map_structure(lambda *own: None if own[0] is None else function(*own), self, *others)
 
-    def scored(self, truncated_nll: tf.Tensor) -> Passage:
-        """Returns the passage with the negative log-likelihood of the flow that ends here, [B], nats."""
-        return self._replace(truncated_nlls=(*self.truncated_nlls[:-1], truncated_nll))
-
     def isolated(self) -> Passage:
         """Returns the passage with the gradient through h stopped, h still [B, H, W, C].
 
@@ -59,6 +55,9 @@ class PartView(NamedTuple):
       condition: what the model is given with each example; None if nothing.
       given: what the part's bijectors read of it.
       truncated_nll: the part's own negative log-likelihood with its prior of the output, [B], nats.
+      seed: for random numbers of `tf.random.stateless_uniform` and its like, int32 [2]. It follows from the
+        seed of the run, the part, the number of the step and the replica; None where there is no step, or
+        the objective is `per_example`.
     """
 
     input: tf.Tensor
@@ -69,6 +68,7 @@ class PartView(NamedTuple):
     condition: Condition
     given: Condition
     truncated_nll: tf.Tensor
+    seed: tf.Tensor | None = None
 
     @property
     def log_likelihood_term(self) -> tf.Tensor:

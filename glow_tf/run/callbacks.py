@@ -83,8 +83,8 @@ class EpochRecord(RunCallback):
             setattr(result, name, score)
         result.eval_seconds = time.perf_counter() - end
         result.peak_memory_mb = peak_memory_mb()
-        row = result.history_row()
-        self.rows.append({name: row[name] for name in workdir.history_columns if name in row})
+        row, names = result.history_row(), (*workdir.history_columns, *self.model.logs.means.of_objectives)
+        self.rows.append({name: row[name] for name in names if name in row})
         if self.run.is_chief:
             workdir.write_history(self.rows)
 
@@ -136,7 +136,7 @@ def draw_samples(run: Run, glow: Glow, epoch: int) -> tuple[np.ndarray | None, i
 
 
 class TensorBoardByPart(RunCallback):
-    """Writes logs/: bpd, local bpd, rates and gradient norms by part, speed, samples."""
+    """Writes logs/: bpd, speed, samples; by part local bpd, rates, gradient norms, objectives' metrics."""
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         flags = (self.run.workdir.path / flags_file.NAME).read_bytes().decode(errors="backslashreplace")
@@ -182,7 +182,7 @@ class TensorBoardByPart(RunCallback):
             yield "samples/non_finite_pixels", result.non_finite_samples
         for name, value in result.means.items():
             kind, _, part = name.rpartition("_")
-            if kind in ("local_bpd", "gradient_norm"):
+            if part.isdigit():
                 yield f"{kind}/part_{part}", value
         for k, bits in bits_of_levels(result.means, self.run.config.model).items():
             yield f"bits_of_level/part_{k}", bits
@@ -218,6 +218,8 @@ class Progress(RunCallback):
             start = self.run.workdir.untouched
             untouched = f" (untouched {float(start['validation_bpd']):.4f})" if start else ""
             pieces.append(f"validation {result.validation[0]:.4f} bpd{untouched}")
+        own = (name for name in self.model.logs.means.of_objectives if name in result.means)
+        pieces += [f"{name} {result.means[name]:.4f}" for name in own]
         if result.skipped_steps:
             pieces.append(f"WARNING: {result.skipped_steps} steps were not finite and were skipped")
         if result.non_finite_samples:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -34,8 +35,8 @@ def score_cells(scores: Mapping[str, tuple[float, float]]) -> dict[str, str]:
     return found
 
 
-def read_rows(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Returns the rows of a history.csv with these columns or fewer, if it exists; OSError if damaged."""
+def read_rows(path: pathlib.Path) -> list[dict[str, str]]:
+    """Returns the rows of a history.csv, if it exists; OSError if damaged."""
     if not path.exists():
         return []
     if not path.is_file():
@@ -43,7 +44,7 @@ def read_rows(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]
     try:
         reader = csv.DictReader(io.StringIO(read_text(path)))
         found, rows = reader.fieldnames or (), list(reader)
-        wrong = _what_is_wrong(found, rows, columns)
+        wrong = _what_is_wrong(found, rows)
     except (csv.Error, ValueError) as error:
         wrong = f"it is not a table ({error})"
     if wrong:
@@ -53,10 +54,10 @@ def read_rows(path: pathlib.Path, columns: Sequence[str]) -> list[dict[str, str]
     return rows
 
 
-def _what_is_wrong(found: Sequence[str], rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
+def _what_is_wrong(found: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
     """Says what is wrong with a table; empty if nothing is."""
-    if {*WORDS, *NUMBERS} - set(found) or set(found) - set(columns):
-        return f"its first line must be {','.join(columns)}, not {','.join(found)[:80]!r}"
+    if missing := [name for name in (*NUMBERS, *WORDS) if name not in found]:
+        return f"its first line must name {', '.join(missing)}, not {','.join(found)[:80]!r}"
     for line, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             return f"line {line} must have {len(found)} cells"
@@ -80,7 +81,8 @@ def reads_as_number(text: str, finite: bool = False) -> bool:
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Returns rows as the text of a history.csv."""
+    """Returns rows as the text of a history.csv: these columns, and after them what else rows have."""
+    columns = [*dict.fromkeys((*columns, *itertools.chain(*rows)))]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

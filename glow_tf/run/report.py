@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from glow_tf.architectures import design_of
 from glow_tf.architectures.schedule import phases_of
 from glow_tf.config import ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
@@ -73,12 +72,10 @@ def read_run(folder: pathlib.Path, stopped: str = "") -> RunContent:
     `stopped` says why the run stopped before its end.
     """
     config, kept = read_config(folder), folder / "checkpoints"
-    num_parts = design_of(config.model).num_parts
-    columns = history.history_columns(num_parts, bool(config.data.validation_examples))
     summary = read_summary(folder)
     best = checkpoints.best_epoch(kept)
     model, counts = None, {}
-    rows = history.read_rows(folder / "history.csv", columns)
+    rows = history.read_rows(folder / "history.csv")
     with contextlib.suppress(ConfigError, FileNotFoundError):  # it names code of one's own; there is none
         model = settings_of(folder)
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):

@@ -214,13 +214,13 @@ class Workdir:
 
     @property
     def history_columns(self) -> tuple[str, ...]:
-        """Columns of history.csv."""
+        """Columns of every history.csv; metrics of objectives come after them."""
         num_parts = design_of(self.config.model).num_parts
         return history_columns(num_parts, bool(self.config.data.validation_examples))
 
     def read_history(self, epochs: int | None = None) -> list[dict[str, str]]:
         """Returns the rows of history.csv, or those of the first `epochs` epochs; OSError if damaged."""
-        return history.read_rows(self.path / "history.csv", self.history_columns)[:epochs]
+        return history.read_rows(self.path / "history.csv")[:epochs]
 
     def write_history(self, rows: list[Mapping[str, Any]]) -> None:
         """Replaces history.csv."""

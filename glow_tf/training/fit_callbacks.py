@@ -19,9 +19,10 @@ def callbacks_for(given: Any, means: StepMeans) -> list[keras.callbacks.Callback
     one would reach a single part.
     """
     callbacks: Sequence[Any] = keras.tree.flatten(given) if given is not None else []
+    less_is_better = {*means.names} - {*means.of_objectives}
     for callback in (inner for own in callbacks for inner in getattr(own, "callbacks", [own])):
         name = str(getattr(callback, "monitor", None)).removeprefix("val_")
-        if getattr(callback, "mode", None) == "auto" and name in means.names:
+        if getattr(callback, "mode", None) == "auto" and name in less_is_better:
             callback.mode = "min"
         if isinstance(callback, keras.callbacks.SwapEMAWeights):
             raise ConfigError(

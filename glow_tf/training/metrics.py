@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,9 @@ import tensorflow as tf
 from glow_tf.architectures.schedule import Phase
 from glow_tf.devices.workers import by_each_replica, in_several_processes, sums_over_replicas
 from glow_tf.training.step.gradients import StepGradients
-from glow_tf.training.step.objective import LocalObjective
+from glow_tf.training.step.objective import OF_PARTS, LocalObjective
+
+Metrics = Sequence[keras.metrics.Metric]
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -53,22 +56,22 @@ class MeanIfAny(keras.metrics.Mean):
 class StepMeans:
     """Means over an epoch of what training steps report.
 
-    `local_bpd_k` of every part that was scored, `gradient_norm_k` of every part that was trained, and, if all
-    parts ran, the bits per dimension of the whole chain as `bpd` and as `loss`. `skipped_steps` is the number
-    of steps that were skipped because they were not finite; the means leave them out, and are NaN if no step
-    is left.
+    `local_bpd_k` of every part that was scored, `gradient_norm_k` of every part that was trained, the metrics
+    of the objectives that the phase minimises, such as `accuracy_k`, and, if all parts ran, the bits per
+    dimension of the whole chain as `bpd` and as `loss`. `skipped_steps` is the number of steps that were
+    skipped because they were not finite; the means leave them out, and are NaN if no step is left.
 
     A part whose objective `is_likelihood` is scored only where it is trained on it; a part that is fixed is
     passed over elsewhere.
     """
 
     def __init__(self, fixed_parts: Sequence[bool], objectives: Sequence[LocalObjective]):
+        self._of_objectives = [[f"{n}_{k}" for n in o.metric_names] for k, o in enumerate(objectives, 1)]
         self._only_trained = tuple(objective.is_likelihood for objective in objectives)
         self._fixed = tuple(fixed_parts)
-        kinds = ("local_bpd", "gradient_norm")
-        names = [f"{kind}_{k + 1}" for k in range(len(fixed_parts)) for kind in kinds]
+        names = [f"{kind}_{k + 1}" for k in range(len(fixed_parts)) for kind in OF_PARTS]
         # Sums in float64: a run of several workers goes on from their total, to all digits that are written.
-        means = [MeanIfAny(name, "float64") for name in ("bpd", *names)]
+        means = [MeanIfAny(name, "float64") for name in ("bpd", *names, *self.of_objectives)]
         self._means = {metric.name: metric for metric in means}
         self._skipped = keras.metrics.Sum("skipped_steps", "float64")
 
@@ -77,11 +80,17 @@ class StepMeans:
         """All names that any phase reports."""
         return ["loss", "skipped_steps", *self._means]
 
+    @property
+    def of_objectives(self) -> list[str]:
+        """The names of the metrics of objectives."""
+        return list(itertools.chain(*self._of_objectives))
+
     def of(self, phase: Phase) -> list[keras.metrics.Metric]:
         """Returns the means that a phase computes; what it minimises is first."""
         names = ["bpd"] if self._runs_all(phase) else []
         names += [f"local_bpd_{k + 1}" for k in self._scored(phase)]
         names += [f"gradient_norm_{k + 1}" for k in phase.active]
+        names += itertools.chain(*(self._of_objectives[k] for k in phase.ends))
         return [*(self._means[name] for name in names), self._skipped]
 
     def _runs_all(self, phase: Phase) -> bool:
@@ -110,6 +119,8 @@ class StepMeans:
             add(f"local_bpd_{k + 1}", step.truncated_nlls[k], of_examples)
         for k, norm in zip(phase.active, norms, strict=True):
             add(f"gradient_norm_{k + 1}", norm, applied)
+        for name, values in step.metrics.items():
+            add(name, values, of_examples)
         if self._runs_all(phase):
             add("bpd", step.truncated_nlls[-1], of_examples)
 
@@ -136,35 +147,35 @@ class Logs:
         """Returns what a phase, or an evaluation, computes."""
         return [self.of_evaluation] if self.evaluates else self.means.of(phase)
 
-    def results(self, phase: Phase, strategy: tf.distribute.Strategy) -> dict[str, Any]:
-        """Returns what a phase, or an evaluation, has computed: numbers, or tensors within a graph."""
-        metrics, results = self.metrics(phase), {}
-        if tf.executing_eagerly() and in_several_processes(strategy):
-            found = _results_of_workers(metrics, strategy)
-        else:
-            found = [metric.result() for metric in metrics]
-        for metric, result in zip(metrics, found, strict=True):
-            results |= result if isinstance(result, dict) else {metric.name: result}
-        if "bpd" in results:  # under the name that Keras's callbacks expect, too
-            results["loss"] = results["bpd"]
-        if tf.executing_eagerly():
-            return {name: float(value) for name, value in results.items()}
-        return results
 
-    def reset(self, phase: Phase, strategy: tf.distribute.Strategy) -> None:
-        """Starts the means anew."""
-
-        def reset() -> None:
-            for metric in self.metrics(phase):
-                metric.reset_state()
-
-        # Outside of a replica each assignment would ask the other workers.
-        by_each_replica(strategy, reset) if in_several_processes(strategy) else reset()
+def results_of(metrics: Metrics, strategy: tf.distribute.Strategy) -> dict[str, Any]:
+    """Returns what metrics have computed: numbers, or tensors within a graph."""
+    if tf.executing_eagerly() and in_several_processes(strategy):
+        found = _results_of_workers(metrics, strategy)
+    else:
+        found = [metric.result() for metric in metrics]
+    results: dict[str, Any] = {}
+    for metric, result in zip(metrics, found, strict=True):
+        results |= result if isinstance(result, dict) else {metric.name: result}
+    if "bpd" in results:  # under the name that Keras's callbacks expect, too
+        results["loss"] = results["bpd"]
+    if tf.executing_eagerly():
+        return {name: float(value) for name, value in results.items()}
+    return results
 
 
-def _results_of_workers(
-    metrics: Sequence[keras.metrics.Metric], strategy: tf.distribute.Strategy
-) -> list[Any]:
+def reset(metrics: Metrics, strategy: tf.distribute.Strategy) -> None:
+    """Starts metrics anew."""
+
+    def reset_all() -> None:
+        for metric in metrics:
+            metric.reset_state()
+
+    # Outside of a replica each assignment would ask the other workers.
+    by_each_replica(strategy, reset_all) if in_several_processes(strategy) else reset_all()
+
+
+def _results_of_workers(metrics: Metrics, strategy: tf.distribute.Strategy) -> list[Any]:
     """Returns the metrics' results over all workers, which exchange their sums at once."""
     own = [variable.value for metric in metrics for variable in metric.variables]
     totals = iter(by_each_replica(strategy, lambda: sums_over_replicas(own)))

@@ -18,7 +18,7 @@ from glow_tf.model.glow import Glow
 from glow_tf.training.feed import inputs
 from glow_tf.training.feed.batch import filled_up, initialize_from, named
 from glow_tf.training.fit_callbacks import callbacks_for
-from glow_tf.training.metrics import Logs
+from glow_tf.training.metrics import Logs, reset, results_of
 from glow_tf.training.optim.averages import Averages
 from glow_tf.training.optim.optimizers import OptimizerOfParts, Optimizers
 from glow_tf.training.optim.recipe import recipe_of
@@ -51,7 +51,8 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
 
     Logs: what `StepMeans` lists for training; `bpd`, `bpd_se` and `loss`, which is the bpd again, for an
     evaluation. Ordinary Keras callbacks work; see docs/guides/keras.md. One that sets the learning rate sets
-    the first part's, and the others' follow in proportion.
+    the first part's, and the others' follow in proportion. A subclass may have metrics of its own: an
+    attribute such as `keras.metrics.Mean("mine")`, which its `train_step` updates.
 
     Where optimizers keep moving averages of the weights (`use_ema`), `with trainer.averages.in_place():`
     evaluates them, or saves them with `trainer.glow.save`; `trainer.averages.swap()` ends training with them.
@@ -150,7 +151,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         batch = filled_up(named(batch))
         bits = self.forward_pass.bits_of_whole(batch, self.seed)
         self.logs.of_evaluation.update_state(bits, batch.get("weight"))
-        return self.logs.of_evaluation.result()
+        return self.get_metrics_result()
 
     def predict_step(self, batch: Any) -> tf.Tensor:
         """Returns what `call` returns for a batch, of which a replica may have no image: [B], nats."""
@@ -256,13 +257,14 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return self.logs.metrics(self.phase)
+        own = keras.layers.Layer.metrics.fget(self)  # a subclass's; Keras's models add those of their losses
+        return [*self.logs.metrics(self.phase), *own]
 
     def get_metrics_result(self) -> dict[str, Any]:
-        return self.logs.results(self.phase, self.distribute_strategy)
+        return results_of(self.metrics, self.distribute_strategy)
 
     def reset_metrics(self) -> None:
-        self.logs.reset(self.phase, self.distribute_strategy)
+        reset(self.metrics, self.distribute_strategy)
 
     def call(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
         return self.glow.call(images, condition)

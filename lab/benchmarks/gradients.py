@@ -41,7 +41,7 @@ def batch_gradients(trainer: PartsTrainer, phase: Phase, images: np.ndarray) -> 
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(flows)
             passage = entering(trainer.glow, {"images": batch, "noise": noise})
-            losses, _ = trainer.forward_pass.evaluate(passage, phase)
+            losses, *_ = trainer.forward_pass.evaluate(passage, phase)
             loss = tf.reduce_mean(losses)
         found = tape.gradient(loss, flows, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [tf.concat([tf.reshape(g, [-1]) for g in own], 0) for own in found]

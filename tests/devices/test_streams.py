@@ -6,9 +6,9 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import eagerly, fit_phases, small_glow, threads_for
+from small import InfoNCE, eagerly, fit_phases, small_glow, threads_for
 
-from glow_tf import PartsTrainer, phases
+from glow_tf import PartsTrainer, one_part, phases
 from glow_tf.bijectors.mode import Mode, in_streams, mode_of_process
 from glow_tf.core import machine
 from glow_tf.devices.strategies import use_streams
@@ -58,6 +58,18 @@ def test_training_in_streams_is_training(schedule, reversible, small_images):
 
     one, two = train(1), train(2)
     tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), one, two)
+
+
+def test_an_objective_sees_the_whole_batch_on_any_number_of_streams(small_images):
+    def train(streams):
+        with threads_for(streams):
+            trainer = PartsTrainer(small_glow(num_blocks=1, parts="1,1"), objective=InfoNCE)
+            trainer.compile(phases=[one_part(0)], run_eagerly=streams == 1)
+            return trainer.fit(small_images[:30], batch_size=15, verbose=0).history
+
+    one, two = train(1), train(2)
+    for name in ("nce_1", "gradient_norm_1", "local_bpd_1"):
+        np.testing.assert_allclose(one[name], two[name], rtol=2e-6)
 
 
 def test_images_are_those_of_one_stream(small_images):

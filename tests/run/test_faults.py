@@ -240,7 +240,7 @@ def test_a_run_that_stopped_before_its_first_checkpoint_starts_again(tmp_path):
 DAMAGES = {
     "a line that ends early": (lambda text: text[:-60], r"history.csv is damaged: line 4 must have"),
     "an epoch twice": (lambda text: text.replace("\n2,", "\n1,"), "line 3 must be of epoch 2, not 1"),
-    "empty": (lambda text: "", "its first line must be"),
+    "empty": (lambda text: "", "its first line must name epoch"),
 }
 
 

@@ -1,6 +1,7 @@
 """A local objective that the package does not know: it trains, resumes and reports the true bits/dim."""
 
 import importlib
+import itertools
 import sys
 
 import keras
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import train
-from small import small_config, small_glow
+from small import InfoNCE, fit_phases, small_config, small_glow
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import glow_tf
 from glow_tf.commands.train import config_of
 from glow_tf.core.errors import ConfigError
+from glow_tf.run.history import MEASURED_COLUMNS, read_rows
+from glow_tf.training.feed.batch import seed_of_objective
 from glow_tf.training.step.objective import PriorObjective, imported_objective
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("eager_module")]
@@ -110,6 +114,55 @@ def test_its_weights_move_with_its_part_alone(own, small_images):
         assert moved(of_objective, weights(trainer.local_objectives[0])) == (k == 0)
 
 
+def test_its_random_numbers_follow_from_run_step_part_and_replica(small_images):
+    seeds = []
+
+    class Seen(InfoNCE):
+        def losses(self, view):
+            seeds.append(tuple(view.seed.numpy()))
+            return super().losses(view)
+
+    def train(seed):
+        seeds.clear()
+        glow = small_glow(parts="1,1,1", flow_steps=3, num_blocks=1)
+        trainer = glow_tf.PartsTrainer(glow, seed, objective=Seen)
+        trainer.compile(run_eagerly=True, phases=[glow_tf.simultaneous(3)])
+        trainer.fit(small_images[:32], batch_size=16, verbose=0)
+        return set(seeds), weights(glow)
+
+    (one, values), (again, same), (other, _) = train(1), train(1), train(2)
+    assert one == again
+    assert len(one) == 2 * 2  # steps, and parts that it is for
+    assert not moved(values, same)
+    assert not one & other
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    of_replicas = strategy.run(lambda: seed_of_objective(1, 0, tf.constant(3)))
+    assert moved(*([own] for own in strategy.experimental_local_results(of_replicas)))
+
+
+class Counting(glow_tf.PartsTrainer):
+    """A trainer with a metric of its own."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.images = keras.metrics.Sum("images")
+
+    def train_step(self, batch):
+        self.images.update_state(tf.shape(batch["images"])[0])
+        return super().train_step(batch)
+
+
+def test_metrics_of_an_objective_and_of_a_trainer_are_in_the_logs(small_images):
+    trainer = Counting(small_glow(**SMALL), objective=InfoNCE)
+    trainer.compile(run_eagerly=True, phases=[glow_tf.simultaneous(2), glow_tf.one_part(1)])
+    history = fit_phases(trainer, small_images[:32], batch_size=16)
+    assert history["images"] == [32, 32]
+    assert 0 < history["hits_1"][0] <= 1
+    assert np.isfinite([history["nce_1"][0], history["bpd"][0]]).all()
+    assert np.isnan([history["nce_1"][1], history["hits_1"][1]]).all()
+    assert "nce_2" not in history
+
+
 def test_end_to_end_epochs_do_without_it(own, small_images):
     _, history = trained(own, small_images[:16], phases=[glow_tf.end_to_end(2)], epochs=1)
     _, plain = trained(None, small_images[:16], phases=[glow_tf.end_to_end(2)], epochs=1)
@@ -136,8 +189,8 @@ def test_it_is_saved_with_its_trainer_and_the_model_loads_without_it(own, small_
 RUN = (
     *("--dataset=digits", "--n_bits=5", "--train_examples=16", "--test_examples=16", "--num_blocks=2"),
     *("--flow_steps=1", "--width=8", "--parts=by_block:2", "--schedule=simultaneous", "--part_epochs=2"),
-    *("--finetune_epochs=0", "--batch_size=16", "--tensorboard=false", "--sample_every=0", "--export=false"),
-    "--objective=their_objective:Reconstruction",
+    *("--finetune_epochs=0", "--batch_size=8", "--sample_every=0", "--export=false"),
+    "--objective=small:InfoNCE",
 )
 
 
@@ -151,7 +204,7 @@ class StopsAfter(keras.callbacks.Callback):
 
 
 @pytest.mark.slow
-def test_a_run_is_resumed_with_it(own, tmp_path):
+def test_a_run_is_resumed_with_it(tmp_path):
     def run(name, *callbacks):
         config = config_of([*RUN, "--strategy=one_device", f"--workdir={tmp_path}/{name}"])
         return train(config, *callbacks, eager=True)
@@ -159,9 +212,14 @@ def test_a_run_is_resumed_with_it(own, tmp_path):
     whole = run("whole")
     run("cut", StopsAfter(1))
     assert run("cut")["test_bpd"] == whole["test_bpd"]
-    histories = [(tmp_path / name / "history.csv").read_text() for name in ("whole", "cut")]
-    rows = [[line.split(",")[10:12] for line in text.splitlines()] for text in histories]
+    rows = [read_rows(tmp_path / name / "history.csv") for name in ("whole", "cut")]
+    for row in itertools.chain(*rows):
+        assert float(row["nce_1"]) > 0 < float(row["hits_1"])
+        for name in MEASURED_COLUMNS:
+            del row[name]
     assert rows[0] == rows[1]
+    events = EventAccumulator(str(tmp_path / "whole" / "logs")).Reload()
+    assert len(events.Tensors("nce/part_1")) == len(events.Tensors("hits/part_1")) == 2
 
 
 class NotBuilt(glow_tf.LocalObjective):
@@ -175,6 +233,17 @@ class OfTheBatch(glow_tf.LocalObjective):
         return tf.reduce_mean(view.output)
 
 
+class Says(OfTheOutput):
+    metric_names = ("found",)
+
+    def __init__(self, found, names=("found",)):
+        super().__init__()
+        self.found, self.metric_names = found, names
+
+    def losses(self, view):
+        return super().losses(view), self.found
+
+
 def test_what_is_no_objective_is_refused(own, small_images):
     for wrong in (own(), [own()], [own(), 3], "Reconstruction"):
         with pytest.raises(ConfigError, match=r"objective must be a LocalObjective class.* Received: "):
@@ -186,6 +255,12 @@ def test_what_is_no_objective_is_refused(own, small_images):
     for objective in (NotBuilt, OfTheBatch):
         with pytest.raises(ConfigError, match=r"must (build its layers|return a loss for each).* Received: "):
             trained(objective, small_images[:16], epochs=1)
+    for names in ("found", ("found", "found"), ("local_bpd",), ("a b",)):
+        with pytest.raises(ConfigError, match=r"must be a tuple of different.*\. Received: Says with"):
+            glow_tf.PartsTrainer(small_glow(**SMALL), objective=[Says({}, names), None])
+    for found in ({}, {"other": 0.0}, {"found": [0.0, 1.0]}):
+        with pytest.raises(ConfigError, match=r"(metric_names lists|for each exam).* Received: .*Says"):
+            trained([Says(found), None], small_images[:16], epochs=1)
     for name in ("math:sqrt", "keras.layers:Dense"):
         with pytest.raises(ConfigError, match=rf"name a LocalObjective class. Received: objective='{name}'"):
             imported_objective(name)

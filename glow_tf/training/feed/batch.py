@@ -76,6 +76,18 @@ def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> 
     return tf.ensure_shape(whole[start : start + size], images.shape)
 
 
+def seed_of_objective(seed: int, part: int, step: tf.Tensor) -> tf.Tensor:
+    """Returns the seed of the random numbers of a part's objective in a step, int32 [2].
+
+    Each replica has its own, since it draws for its own share of the batch.
+    """
+    replica = tf.distribute.get_replica_context()
+    replicas = 1 if replica is None else replica.num_replicas_in_sync
+    place = 0 if replica is None else replica.replica_id_in_sync_group
+    number = tf.cast(step, tf.int32) * replicas + tf.cast(place, tf.int32)
+    return tf.random.fold_in(tf.constant((seed, -1 - part), tf.int64), number)
+
+
 def filled_up(batch: Batch) -> Batch:
     """Fills an empty batch up with one black image of weight 0.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import keras
@@ -12,11 +13,12 @@ from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.bijectors.mode import PLAIN, Mode, in_streams, mode_of_process
-from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
-from glow_tf.model.passage import Passage
+from glow_tf.model.passage import PartView, Passage
 from glow_tf.training.feed.batch import Batch
-from glow_tf.training.step.objective import LocalObjective
+from glow_tf.training.step.objective import LocalObjective, losses_and_metrics
+
+Seeds = Mapping[int, tf.Tensor]  # of the objectives that see whole batches, by part from 0; int32 [2]
 
 
 class Visit(NamedTuple):
@@ -24,7 +26,15 @@ class Visit(NamedTuple):
 
     before: Passage  # as it entered the part
     after: Passage  # as it left the part
-    loss: tf.Tensor | None  # what the phase minimises here, [B], nats; None if no gradient runs through
+    view: PartView | None  # what the part saw and made; None if it was passed over
+
+
+class Score(NamedTuple):
+    """What a part's output is worth, in nats."""
+
+    loss: tf.Tensor | None  # what the phase minimises here, [B]; None if no gradient runs through
+    truncated_nll: tf.Tensor  # of the flow that ends with the part, [B]; NaN if it was passed over
+    metrics: dict[str, tf.Tensor]  # of the objective that the phase minimises here, [B] each
 
 
 class ForwardPass:
@@ -37,55 +47,70 @@ class ForwardPass:
         self.glow, self.objectives = glow, tuple(objectives)
 
     def visit(self, k: int, passage: Passage, phase: Phase, mode: Mode = PLAIN) -> Visit:
-        """Takes a batch through part k (from 0): alone isolates a cut and chooses a part's loss.
+        """Takes a batch through part k (from 0): alone isolates a cut.
 
         Unless the phase joins the part to the one before, the batch enters it isolated: no gradient crosses
-        the cut. The loss of the last part of a group is its local objective (Glow parts, Eq. 3); that of the
-        others is their term of the model's negative log-likelihood.
+        the cut.
         """
         if self.glow.fixed_parts[k] and not phase.runs_both_ways(k):
             # What goes on depends on no weight, and the part's likelihood is in no loss here.
             return Visit(passage, self.glow.past_part(k, passage), None)
-        before, objective = passage if phase.joins(k) else passage.isolated(), self.objectives[k]
-        after, view = self.glow.through_part(k, before, mode)
-        loss = None
-        if phase.minimises_objective_of(k):
-            with self.glow.on_device_of(k):
-                loss = objective.losses_in(view, mode)
-                if loss.shape.rank != 1:
-                    raise ConfigError(
-                        "an objective must return a loss for each example, [B]. "
-                        f"Received: {loss.shape}, for part {k + 1}"
-                    )
-                if objective.is_likelihood:
-                    after = after.scored(loss - before.log_likelihood)
-        elif phase.runs_both_ways(k):
-            loss = -view.log_likelihood_term
-        return Visit(before, after, loss)
+        before = passage if phase.joins(k) else passage.isolated()
+        return Visit(before, *self.glow.through_part(k, before, mode))
+
+    def score(self, k: int, visit: Visit, phase: Phase, mode: Mode, seed: tf.Tensor | None = None) -> Score:
+        """Returns the score of a visit to part k (from 0): alone chooses a part's loss.
+
+        The loss of the last part of a group is its local objective (Glow parts, Eq. 3), which may have random
+        numbers of a seed; that of the others is their term of the model's negative log-likelihood.
+        """
+        (before, after, view), objective = visit, self.objectives[k]
+        nll = after.truncated_nlls[-1]
+        if not phase.runs_both_ways(k):
+            return Score(None, nll, {})
+        if not phase.minimises_objective_of(k):
+            return Score(-view.log_likelihood_term, nll, {})
+        with self.glow.on_device_of(k):
+            losses, metrics = losses_and_metrics(objective, view._replace(seed=seed), mode)
+            if objective.is_likelihood:
+                nll = losses - before.log_likelihood
+        return Score(losses, nll, {f"{name}_{k + 1}": values for name, values in metrics.items()})
 
     def evaluate(
-        self, passage: Passage, phase: Phase, start: int = 0, mode: Mode = PLAIN
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        self,
+        passage: Passage,
+        phase: Phase,
+        start: int = 0,
+        mode: Mode = PLAIN,
+        seeds: Seeds = MappingProxyType({}),
+    ) -> tuple[tf.Tensor, list[tf.Tensor], dict[str, tf.Tensor]]:
         """Takes a batch that enters part `start` through the parts up to the phase's last, in streams.
+
+        What streams make is joined before an objective sees it, unless that is `per_example`.
 
         Returns:
           The loss of every example that the phase minimises, [B], and for each part k that ran, the truncated
           negative log-likelihood: that of the flow that ends with part k, scored by k's prior (Eq. 3, left
           side), or by its objective if the phase minimises that and it is a likelihood, [B], or NaN if the
-          phase passes over the part; all in bits per dimension.
+          phase passes over the part; all in bits per dimension. And the metrics of objectives, [B] each.
         """
         shape = self.image_shape_of(passage, start)
+        of_whole = [k for k in phase.ends if not self.objectives[k].per_example]
 
-        def run(mode: Mode, *pieces: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            passage, losses = Passage(*pieces), []
+        def run(mode: Mode, *pieces: tf.Tensor) -> list[Visit | Score]:
+            passage, found = Passage(*pieces), []
             for k in range(start, phase.last + 1):
-                _, passage, loss = self.visit(k, passage, phase, mode)
-                losses.append(loss)
-            return bits_per_dim(total_loss(losses), shape), [
-                bits_per_dim(t, shape) for t in passage.truncated_nlls
-            ]
+                visit = self.visit(k, passage, phase, mode)
+                passage = visit.after
+                found.append(visit if k in of_whole else self.score(k, visit, phase, mode))
+            return found
 
-        return in_streams(run, mode, *passage)
+        scores = in_streams(run, mode, *passage)
+        for k in of_whole:
+            scores[k - start] = self.score(k, scores[k - start], phase, mode, seeds.get(k))
+        truncated = [*passage.truncated_nlls, *(score.truncated_nll for score in scores)]
+        losses = total_loss([score.loss for score in scores])
+        return bits_per_dim(losses, shape), [bits_per_dim(t, shape) for t in truncated], metrics_of(scores)
 
     def bits_of_whole(self, batch: Batch, seed: int) -> tf.Tensor:
         """Returns the bits per dimension of the whole chain for each image of a batch, [B].
@@ -122,3 +147,8 @@ class ForwardPass:
 def total_loss(losses: Sequence[tf.Tensor | None]) -> tf.Tensor:
     """Returns the loss of a phase, the sum of those of its parts, of any shape and unit."""
     return tf.add_n([loss for loss in losses if loss is not None])
+
+
+def metrics_of(scores: Iterable[Score]) -> dict[str, tf.Tensor]:
+    """Returns the metrics of all objectives of a phase, [B] each."""
+    return {name: values for score in scores for name, values in score.metrics.items()}

@@ -13,7 +13,7 @@ from glow_tf.bijectors.mode import Mode
 from glow_tf.devices.workers import sums_over_replicas
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
-from glow_tf.training.step.forward_pass import ForwardPass, total_loss
+from glow_tf.training.step.forward_pass import ForwardPass, Score, Seeds, metrics_of, total_loss
 
 Weight = tf.Tensor | None  # 0 or 1 for every example, [B]; None if all have weight 1
 
@@ -24,6 +24,7 @@ class StepGradients(NamedTuple):
     loss: tf.Tensor  # what the phase minimises, []
     truncated_nlls: Sequence[tf.Tensor]  # truncated negative log-likelihood up to each part that ran, [B]
     gradients: list[list[tf.Tensor]]  # of each active part's variables, summed over the replicas
+    metrics: Mapping[str, tf.Tensor]  # of the objectives that the phase minimises, [B] each
     weight: Weight = None
 
 
@@ -38,9 +39,9 @@ class OneTape:
         self._replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
     def __call__(
-        self, passage: Passage, phase: Phase, start: int, weight: Weight, mode: Mode
+        self, passage: Passage, phase: Phase, start: int, weight: Weight, mode: Mode, seeds: Seeds
     ) -> StepGradients:
-        """Returns the gradients of a step.
+        """Returns the gradients of a step, whose objectives have seeds.
 
         The batch enters part `start` (from 0): the first, or the one whose frozen prefix was cached. It has
         weights where replicas may have batches of different sizes.
@@ -51,7 +52,7 @@ class OneTape:
         over_replicas = sums_over_replicas if replicas > 1 else list
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            losses, truncated = self._forward.evaluate(passage, phase, start, mode)
+            losses, truncated, metrics = self._forward.evaluate(passage, phase, start, mode, seeds)
             loss = mean_over_examples(losses, weight)
             if weight is None:
                 scaled = loss / replicas  # the replicas' gradients are summed
@@ -63,7 +64,7 @@ class OneTape:
         gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         remaining = iter(over_replicas(gradients))
         of_parts = [[next(remaining) for _ in group] for group in groups]
-        return StepGradients(loss, truncated, of_parts, weight)
+        return StepGradients(loss, truncated, of_parts, metrics, weight)
 
 
 def mean_over_examples(values: tf.Tensor, weight: Weight) -> tf.Tensor:
@@ -85,21 +86,35 @@ class TapePerPart:
         self._forward = forward
 
     def __call__(
-        self, passage: Passage, phase: Phase, start: int, weight: Weight, mode: Mode
+        self, passage: Passage, phase: Phase, start: int, weight: Weight, mode: Mode, seeds: Seeds
     ) -> StepGradients:
         """Returns the gradients of a step; see `OneTape`."""
         forward = self._forward
         groups = forward.trained_variables(phase)
         watched = {k: [v.value for v in group] for k, group in zip(phase.active, groups, strict=True)}
-        shape = forward.image_shape_of(passage, start)
+        shape, before = forward.image_shape_of(passage, start), passage.truncated_nlls
+
+        def mean_bits(nats: tf.Tensor) -> tf.Tensor:
+            return mean_over_examples(bits_per_dim(nats, shape), weight)
+
         records: dict[int, _Record] = {}
         for k in range(start, phase.last + 1):
-            records[k] = _recorded(forward, k, passage, phase, mode, watched.get(k, []), (weight, shape))
+            with forward.glow.on_device_of(k):
+                if phase.joins(k):  # the copy on this device: what is handed back is its gradient
+                    passage = passage._replace(h=tf.identity(passage.h))
+                sources = [*watched.get(k, []), *([passage.h] if phase.joins(k) else [])]
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(sources)
+                    visit = forward.visit(k, passage, phase, mode)
+                    score = forward.score(k, visit, phase, mode, seeds.get(k))
+                    loss = None if score.loss is None else mean_bits(score.loss)
+            records[k] = _Record(tape, visit.before.h, visit.after, score, loss)
             passage = records[k].after
         gradients = _backward(forward.glow, phase, watched, records)
-        truncated = [bits_per_dim(t, shape) for t in passage.truncated_nlls]
+        scores = [record.score for record in records.values()]
+        truncated = [bits_per_dim(t, shape) for t in (*before, *(score.truncated_nll for score in scores))]
         loss = total_loss([record.loss for record in records.values()])
-        return StepGradients(loss, truncated, gradients, weight)
+        return StepGradients(loss, truncated, gradients, metrics_of(scores), weight)
 
 
 class _Record(NamedTuple):
@@ -108,29 +123,8 @@ class _Record(NamedTuple):
     tape: tf.GradientTape
     input: tf.Tensor
     after: Passage
-    loss: tf.Tensor | None
-
-
-def _recorded(
-    forward: ForwardPass,
-    k: int,
-    passage: Passage,
-    phase: Phase,
-    mode: Mode,
-    variables: list[tf.Variable],
-    of_mean: tuple[Weight, Sequence[int]],
-) -> _Record:
-    weight, image_shape = of_mean
-    with forward.glow.on_device_of(k):
-        if phase.joins(k):  # the copy on this device: what is handed back is its gradient
-            passage = passage._replace(h=tf.identity(passage.h))
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([*variables, passage.h] if phase.joins(k) else variables)
-            visit = forward.visit(k, passage, phase, mode)
-            loss = visit.loss
-            if loss is not None:
-                loss = mean_over_examples(bits_per_dim(loss, image_shape), weight)
-    return _Record(tape, visit.before.h, visit.after, loss)
+    score: Score
+    loss: tf.Tensor | None  # its mean over the examples, [], bits per dimension
 
 
 def _backward(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -19,6 +19,9 @@ from glow_tf.model.glow import Glow
 from glow_tf.model.part_layers import bijectors_of, prior_of
 from glow_tf.model.parts import Part
 from glow_tf.model.passage import PartView
+
+OF_PARTS = ("local_bpd", "gradient_norm")  # what is reported of every part
+Losses = tf.Tensor | tuple[tf.Tensor, Mapping[str, tf.Tensor]]
 
 
 class LocalObjective(keras.layers.Layer):
@@ -40,14 +43,25 @@ class LocalObjective(keras.layers.Layer):
     Attributes:
       is_likelihood: whether the losses are the negative log-likelihood of what enters the part, by a density
         of the output in the place of its prior. `local_bpd` then reports it, where the part is trained on it.
+      per_example: whether the loss of an example depends on that example alone, and on no random numbers.
+        Then the cores of a CPU may compute it for a piece of the batch each.
+      metric_names: of its metrics. Logs, history.csv and TensorBoard have the mean of each over an epoch's
+        examples, with the number of the part: `accuracy_1`.
 
     Reference: Glow parts, Eq. 3, of which `PriorObjective` is one.
     """
 
     is_likelihood = False
+    per_example = False
+    metric_names: tuple[str, ...] = ()
 
-    def losses(self, view: PartView) -> tf.Tensor:
-        """Returns a loss for every example, [B], nats, or in the scale of nats: see `clip_norm`."""
+    def losses(self, view: PartView) -> Losses:
+        """Returns a loss for every example, [B], nats, or in the scale of nats: see `clip_norm`.
+
+        It sees the whole batch, on any number of cores; of several replicas, each sees its own share. With
+        `metric_names` it returns the losses and a dictionary of these metrics, [B] or [] each. For random
+        numbers there is `view.seed`.
+        """
         raise NotImplementedError
 
     def initialize(self, h: tf.Tensor, given: Condition = None) -> None:
@@ -56,7 +70,7 @@ class LocalObjective(keras.layers.Layer):
         `given` is what the part reads of what the model is given.
         """
 
-    def losses_in(self, view: PartView, mode: Mode) -> tf.Tensor:
+    def losses_in(self, view: PartView, mode: Mode) -> Losses:
         """Returns the `losses`; one of the package's own that runs a flow does so in this mode."""
         return self.losses(view)
 
@@ -70,6 +84,8 @@ class PriorObjective(LocalObjective):
 
     The prior is a Gaussian, `standard` or `learned`, whose weights are the part's.
     """
+
+    per_example = True
 
     def losses(self, view: PartView) -> tf.Tensor:
         return view.truncated_nll
@@ -97,6 +113,31 @@ class FlowHead(PriorObjective):
 
     def initialize(self, h: tf.Tensor, given: Condition = None) -> None:
         self.flow.initialize(h, given)
+
+
+def losses_and_metrics(
+    objective: LocalObjective, view: PartView, mode: Mode
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """Returns what an objective says of a part, [B] each; ConfigError if that is something else."""
+    found, name = objective.losses_in(view, mode), type(objective).__name__
+    losses, metrics = found if isinstance(found, tuple) else (found, {})
+    if losses.shape.rank != 1:
+        raise ConfigError(
+            f"an objective must return a loss for each example, [B]. Received: {losses.shape}, of {name}"
+        )
+    if set(metrics) != set(objective.metric_names):
+        raise ConfigError(
+            "an objective must return losses and a dictionary of the metrics that its metric_names lists, "
+            f"{list(objective.metric_names)}. Received: {list(metrics)}, of {name}"
+        )
+    metrics = {own: tf.cast(values, tf.float32) for own, values in metrics.items()}
+    for own, values in metrics.items():
+        if values.shape.rank and not values.shape.is_compatible_with(losses.shape):
+            raise ConfigError(
+                "a metric of an objective must have a value for each example, [B], or one, []. "
+                f"Received: {own} of the shape {values.shape}, of {name}"
+            )
+    return losses, {own: tf.broadcast_to(values, tf.shape(losses)) for own, values in metrics.items()}
 
 
 Objectives = type[LocalObjective] | Callable[[], LocalObjective] | Sequence[LocalObjective | None] | None
@@ -154,6 +195,13 @@ def _built(objective: LocalObjective, output_shape: tuple[int, ...]) -> LocalObj
         raise ConfigError(
             "the build of an objective must build its layers, whose weights the optimizer is made for. "
             f"Received: {type(objective).__name__} with {', '.join(unbuilt)}"
+        )
+    names = objective.metric_names
+    different = not isinstance(names, str) and len({*names} - {*OF_PARTS}) == len(names)
+    if not (different and all(map(str.isidentifier, names))):
+        raise ConfigError(
+            "metric_names must be a tuple of different names of letters, digits and _, other than "
+            f"{', '.join(OF_PARTS)}. Received: {type(objective).__name__} with metric_names={names!r}"
         )
     return objective
 

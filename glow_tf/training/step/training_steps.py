@@ -14,7 +14,7 @@ from glow_tf.bijectors.mode import mode_of_process
 from glow_tf.devices.strategies import step_function
 from glow_tf.internals import keeping_custom_gradients
 from glow_tf.training.feed import inputs
-from glow_tf.training.feed.batch import Batch, Dataset, entering, filled_up, noise_of_step
+from glow_tf.training.feed.batch import Batch, Dataset, entering, filled_up, noise_of_step, seed_of_objective
 from glow_tf.training.optim.optimizers import Optimizers, check_rates, count_steps, steps_made
 from glow_tf.training.options import CompileOptions
 from glow_tf.training.step.forward_pass import ForwardPass
@@ -55,7 +55,7 @@ class TrainingSteps:
         batch = filled_up(self._with_noise(batch, phase))
         passage = entering(self._forward.glow, batch, self._seed, cache)
         start = cache.part if cache else 0
-        step = self._gradients(passage, phase, start, batch.get("weight"), self._mode)
+        step = self._gradients(passage, phase, start, batch.get("weight"), self._mode, self._seeds(phase))
         norms = self._update.norms(phase, step.gradients)
         finite = self.skips.finite(phase, step, norms)
         self._update(phase, step, norms, finite)
@@ -73,11 +73,23 @@ class TrainingSteps:
         """Returns a batch with noise: new noise in every step, where a dataset has images alone."""
         if "noise" in batch:
             return batch
-        # One without weights counts no steps.
-        trained = (k for k in phase.active if self._forward.glow.parts[k].trainable_variables)
-        first = next(trained, phase.active[0])
+        first = self._counting(phase)[0]
         step = steps_made(self._optimizers[first]).value
         return batch | {"noise": noise_of_step(batch["images"], (self._seed, first), step)}
+
+    def _seeds(self, phase: Phase) -> dict[int, tf.Tensor]:
+        """Returns the seeds of a step's objectives that see whole batches, each of its part's own steps."""
+        counting, found = self._counting(phase), {}
+        for k in phase.ends:
+            if not self._forward.objectives[k].per_example:
+                step = steps_made(self._optimizers[k if k in counting else counting[0]]).value
+                found[k] = seed_of_objective(self._seed, k, step)
+        return found
+
+    def _counting(self, phase: Phase) -> list[int]:
+        """Returns the parts whose optimizers count the steps of a phase: one without weights does not."""
+        groups = self._forward.trained_variables(phase)
+        return [k for k, own in zip(phase.active, groups, strict=True) if own] or [phase.active[0]]
 
     def begin_fit(self, dataset: Dataset, phase: Phase, arguments: Mapping[str, Any]) -> None:
         """Checks the rates and the data of a `fit` in a phase, with such arguments; see `fit`.
