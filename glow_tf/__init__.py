@@ -24,7 +24,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "model.parts": ["Part", "PartOutput"],
         "model.passage": ["PartView"],
         "model.glow": ["Glow"],
-        "training.step.objective": ["LocalObjective"],
+        "training.objective": ["LocalObjective"],
         "training.trainer": ["PartsTrainer"],
         "store.models": ["load", "save"],
         "use.exports": ["export"],
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from glow_tf.model.passage import PartView as PartView
     from glow_tf.store.models import load as load
     from glow_tf.store.models import save as save
-    from glow_tf.training.step.objective import LocalObjective as LocalObjective
+    from glow_tf.training.objective import LocalObjective as LocalObjective
     from glow_tf.training.trainer import PartsTrainer as PartsTrainer
     from glow_tf.use.exports import export as export
     from glow_tf.use.runs import load_trainer as load_trainer

@@ -28,7 +28,7 @@ from glow_tf.bijectors.checking import log_det_of_jacobian
 from glow_tf.config import CouplingConfig, ModelConfig
 from glow_tf.model.glow import Glow
 from glow_tf.training import PartsTrainer
-from glow_tf.training.feed.batch import entering
+from glow_tf.training.batch import entering
 from glow_tf.training.fit_callbacks import OneTraining
 from glow_tf.use import exports
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from small import small_glow
 
 from glow_tf import internals
-from glow_tf.training.optim.optimizers import FusedAdam, FusedAdamax
+from glow_tf.training.optimizers import FusedAdam, FusedAdamax
 
 
 def test_variables_have_other_values_even_of_another_shape_within_the_scope():

@@ -33,9 +33,9 @@ from glow_tf.run.checksums import check_same_data, fingerprints, write_data
 from glow_tf.run.settings import Asked
 from glow_tf.run.start import decide, load_start, start_from
 from glow_tf.run.workdir import Workdir
-from glow_tf.training.feed import inputs
-from glow_tf.training.step.objective import imported_objective
-from glow_tf.training.step.prefix import PrefixCache, cache_bytes
+from glow_tf.training import inputs
+from glow_tf.training.objective import imported_objective
+from glow_tf.training.prefix import PrefixCache, cache_bytes
 from glow_tf.training.trainer import PartsTrainer
 
 Strategy = tf.distribute.Strategy

@@ -29,7 +29,7 @@ from glow_tf.run.finish import Exporter, finish, trained_model, troubles_ahead, 
 from glow_tf.run.interrupts import interrupts
 from glow_tf.run.settings import Asked, likely
 from glow_tf.run.workdir import SUMMARY, Workdir
-from glow_tf.training.feed.batch import initialize_from
+from glow_tf.training.batch import initialize_from
 from glow_tf.training.fit_callbacks import OneTraining
 
 Callbacks = Sequence[keras.callbacks.Callback]

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "fit_callbacks": ["OneTraining"],
-        "optim.optimizers": [
+        "optimizers": [
             "FusedAdam",
             "FusedAdamax",
             "PartRate",
@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "ScaledSGD",
             "make_optimizers",
         ],
-        "step.prefix": ["PrefixCache"],
+        "prefix": ["PrefixCache"],
         "trainer": ["PartsTrainer"],
     },
 )

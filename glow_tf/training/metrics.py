@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from glow_tf.architectures.schedule import Phase
 from glow_tf.devices.workers import by_each_replica, in_several_processes, sums_over_replicas
-from glow_tf.training.step.gradients import StepGradients
-from glow_tf.training.step.objective import OF_PARTS, LocalObjective
+from glow_tf.training.gradients import StepGradients
+from glow_tf.training.objective import OF_PARTS, LocalObjective
 
 Metrics = Sequence[keras.metrics.Metric]
 

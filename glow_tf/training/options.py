@@ -19,9 +19,9 @@ from glow_tf.devices.strategies import compiles_by_default
 from glow_tf.devices.workers import in_several_processes
 from glow_tf.internals import rate_of
 from glow_tf.model.glow import Glow
-from glow_tf.training.feed.inputs import DEFAULT_BATCH_SIZE
-from glow_tf.training.optim.optimizers import BY_NAME, Optimizers, PartRate, RatePerWeight
-from glow_tf.training.step.objective import LocalObjective, PriorObjective
+from glow_tf.training.inputs import DEFAULT_BATCH_SIZE
+from glow_tf.training.objective import LocalObjective, PriorObjective
+from glow_tf.training.optimizers import BY_NAME, Optimizers, PartRate, RatePerWeight
 
 # What a saved trainer does not keep: where and how steps are computed.
 NOT_SAVED = ("steps_per_execution", "jit_compile", "run_eagerly")

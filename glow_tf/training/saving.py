@@ -9,9 +9,9 @@ from typing import Any
 import keras
 
 from glow_tf.architectures.schedule import Phase
-from glow_tf.training.optim.optimizers import Optimizers
+from glow_tf.training.objective import PriorObjective
+from glow_tf.training.optimizers import Optimizers
 from glow_tf.training.options import CompileOptions
-from glow_tf.training.step.objective import PriorObjective
 
 
 def config_of(trainer: keras.Model) -> dict[str, Any]:

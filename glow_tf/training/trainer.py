@@ -15,13 +15,14 @@ from glow_tf.internals import BuiltBeforeFit
 from glow_tf.model.density_model import DensityModel
 from glow_tf.model.flow import is_initialized
 from glow_tf.model.glow import Glow
-from glow_tf.training.feed import inputs
-from glow_tf.training.feed.batch import filled_up, initialize_from, named
+from glow_tf.training import inputs
+from glow_tf.training.averages import Averages
+from glow_tf.training.batch import filled_up, initialize_from, named
 from glow_tf.training.fit_callbacks import callbacks_for
+from glow_tf.training.forward_pass import ForwardPass
 from glow_tf.training.metrics import Logs, reset, results_of
-from glow_tf.training.optim.averages import Averages
-from glow_tf.training.optim.optimizers import OptimizerOfParts, Optimizers
-from glow_tf.training.optim.recipe import recipe_of
+from glow_tf.training.objective import Objectives, objectives_of
+from glow_tf.training.optimizers import OptimizerOfParts, Optimizers
 from glow_tf.training.options import (
     CompileOptions,
     check_compiled,
@@ -30,11 +31,10 @@ from glow_tf.training.options import (
     optimizers_per_part,
     warn_of_rates,
 )
+from glow_tf.training.prefix import PrefixCache
+from glow_tf.training.recipe import recipe_of
 from glow_tf.training.saving import compile_config_of, compiled_of, config_of, trainer_of
-from glow_tf.training.step.forward_pass import ForwardPass
-from glow_tf.training.step.objective import Objectives, objectives_of
-from glow_tf.training.step.prefix import PrefixCache
-from glow_tf.training.step.training_steps import TrainingSteps
+from glow_tf.training.training_steps import TrainingSteps
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")

@@ -25,7 +25,7 @@ from glow_tf.architectures.schedule import end_to_end, simultaneous
 from glow_tf.commands import cli
 from glow_tf.run.flags_file import read_config
 from glow_tf.training import PartsTrainer
-from glow_tf.training.feed.batch import entering
+from glow_tf.training.batch import entering
 from lab.benchmarks.rows import added_to
 
 COLUMNS = ("run", "part", "local_prior", "agreement", "noise_scale", "end_to_end_noise_scale", "images")

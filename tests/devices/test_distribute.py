@@ -10,7 +10,7 @@ from glow_tf import Glow, PartsTrainer, phases
 from glow_tf.core.errors import ConfigError
 from glow_tf.devices import strategies
 from glow_tf.devices.strategies import check_batch_size, make_strategy
-from glow_tf.training.optim.optimizers import FusedAdamax
+from glow_tf.training.optimizers import FusedAdamax
 
 
 def train(strategy_name, schedule, images, dtype, reversible=False, eager=False, given=None, **changes):

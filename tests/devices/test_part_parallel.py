@@ -8,7 +8,7 @@ from small import eagerly, fit_phases, make_small_images, small_config
 from glow_tf import Glow, PartsTrainer, RunConfig, phases
 from glow_tf.core.errors import ConfigError
 from glow_tf.devices.strategies import part_devices
-from glow_tf.training.optim.optimizers import FusedAdamax
+from glow_tf.training.optimizers import FusedAdamax
 
 COUNTERS = ("iteration", "learning_rate")  # scalars, which stay with the process
 

@@ -12,7 +12,7 @@ from glow_tf import PartsTrainer, one_part, phases
 from glow_tf.bijectors.mode import Mode, in_streams, mode_of_process
 from glow_tf.core import machine
 from glow_tf.devices.strategies import use_streams
-from glow_tf.training.optim.optimizers import FusedAdam
+from glow_tf.training.optimizers import FusedAdam
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6])

@@ -11,7 +11,7 @@ import glow_tf
 from glow_tf import ConfigError, Glow, PartsTrainer, data, phases
 from glow_tf.config import DataConfig, TrainConfig
 from glow_tf.run.checkpoints import Checkpoints
-from glow_tf.training.optim.optimizers import FusedAdamax
+from glow_tf.training.optimizers import FusedAdamax
 from glow_tf.use import evaluate
 
 DECAY = 0.5

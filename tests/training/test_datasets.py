@@ -11,9 +11,9 @@ from small import perturb, rewound, small_glow
 from glow_tf import ConfigError, PartsTrainer
 from glow_tf.data.arrays import Rows
 from glow_tf.data.batches import untuned
-from glow_tf.training.feed import inputs
-from glow_tf.training.feed.batch import noise_of_step
-from glow_tf.training.optim.optimizers import FusedAdamax, ScaledSGD
+from glow_tf.training import inputs
+from glow_tf.training.batch import noise_of_step
+from glow_tf.training.optimizers import FusedAdamax, ScaledSGD
 
 
 def new_trainer():

@@ -6,7 +6,7 @@ import pytest
 from small import fit_phases, small_config
 
 from glow_tf import DivergedError, Glow, LocalObjective, PartsTrainer, phases
-from glow_tf.training.optim.optimizers import FusedAdamax
+from glow_tf.training.optimizers import FusedAdamax
 
 
 def make_trainer(schedule="sequential", objective=None, **settings):

@@ -13,7 +13,7 @@ from glow_tf.architectures import design_of
 from glow_tf.architectures.partition import relative_cost
 from glow_tf.architectures.schedule import end_to_end, one_part, simultaneous
 from glow_tf.model.parts import get_weights_by_step, set_weights_by_step
-from glow_tf.training.optim.optimizers import FusedAdamax
+from glow_tf.training.optimizers import FusedAdamax
 
 HEAD = {"local_prior": "flow:4x1"}
 FAST = {"tensorboard": False, "sample_every": 0, "export": False, "augment": "none", "train_examples": 64}

@@ -10,7 +10,7 @@ from small import make_small_images, objectives, small_glow, threads_for
 from glow_tf import PartsTrainer
 from glow_tf.architectures import schedule
 from glow_tf.architectures.schedule import one_part, simultaneous
-from glow_tf.training.optim.optimizers import FusedAdam
+from glow_tf.training.optimizers import FusedAdam
 
 PARTS = "across_block:3"
 PHASES = {

@@ -12,7 +12,7 @@ from glow_tf.config import RunConfig, TrainConfig
 from glow_tf.devices import strategies
 from glow_tf.run.checkpoints import state_of
 from glow_tf.run.context import compiled_trainer
-from glow_tf.training.optim.optimizers import FusedAdamax
+from glow_tf.training.optimizers import FusedAdamax
 
 
 def train(jit_compile):

@@ -10,7 +10,7 @@ from small import small_config
 from tensorflow.python.framework.func_graph import FuncGraph
 
 from glow_tf import Glow, PartsTrainer
-from glow_tf.training.optim.optimizers import FusedAdamax
+from glow_tf.training.optimizers import FusedAdamax
 
 KINDS = {
     "plain": (FusedAdamax, False),

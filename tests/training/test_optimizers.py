@@ -7,7 +7,7 @@ import tensorflow as tf
 from small import small_glow
 
 from glow_tf import ConfigError, PartsTrainer
-from glow_tf.training.optim.optimizers import FusedAdam, FusedAdamax, RatePerWeight, ScaledSGD
+from glow_tf.training.optimizers import FusedAdam, FusedAdamax, RatePerWeight, ScaledSGD
 
 PAIRS = {"adam": (FusedAdam, keras.optimizers.Adam), "adamax": (FusedAdamax, keras.optimizers.Adamax)}
 

@@ -16,8 +16,8 @@ import glow_tf
 from glow_tf.commands.train import config_of
 from glow_tf.core.errors import ConfigError
 from glow_tf.run.history import MEASURED_COLUMNS, read_rows
-from glow_tf.training.feed.batch import seed_of_objective
-from glow_tf.training.step.objective import PriorObjective, imported_objective
+from glow_tf.training.batch import seed_of_objective
+from glow_tf.training.objective import PriorObjective, imported_objective
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("eager_module")]
 

@@ -26,7 +26,7 @@ from glow_tf.run import context
 from glow_tf.run.callbacks import FillPrefixCaches
 from glow_tf.run.epoch import EpochResult
 from glow_tf.training import FusedAdamax
-from glow_tf.training.step.prefix import PrefixCache, cache_bytes
+from glow_tf.training.prefix import PrefixCache, cache_bytes
 
 ALTERNATING = phases("alternating", 3, 7, 1, period=2)  # 1 1 2 2 3 3 1, end to end
 TURNS = turn_starts(ALTERNATING)

@@ -10,7 +10,7 @@ from glow_tf import DivergedError, Glow, PartsTrainer, phases
 from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import make_strategy
 from glow_tf.run.checkpoints import Checkpoints
-from glow_tf.training.optim.optimizers import FusedAdam, FusedAdamax, ScaledSGD
+from glow_tf.training.optimizers import FusedAdam, FusedAdamax, ScaledSGD
 
 GOOD, BAD = "good", "bad"
 

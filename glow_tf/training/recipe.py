@@ -12,7 +12,7 @@ from glow_tf.architectures.schedule import Phase, phases_of_training
 from glow_tf.config import TrainConfig
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.glow import Glow
-from glow_tf.training.optim.optimizers import make_optimizers
+from glow_tf.training.optimizers import make_optimizers
 from glow_tf.training.options import CompileOptions
 
 

@@ -13,16 +13,16 @@ from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors.mode import mode_of_process
 from glow_tf.devices.strategies import step_function
 from glow_tf.internals import keeping_custom_gradients
-from glow_tf.training.feed import inputs
-from glow_tf.training.feed.batch import Batch, Dataset, entering, filled_up, noise_of_step, seed_of_objective
-from glow_tf.training.optim.optimizers import Optimizers, check_rates, count_steps, steps_made
+from glow_tf.training import inputs
+from glow_tf.training.batch import Batch, Dataset, entering, filled_up, noise_of_step, seed_of_objective
+from glow_tf.training.forward_pass import ForwardPass
+from glow_tf.training.gradients import OneTape, StepGradients, TapePerPart
+from glow_tf.training.objective import PriorObjective
+from glow_tf.training.optimizers import Optimizers, check_rates, count_steps, steps_made
 from glow_tf.training.options import CompileOptions
-from glow_tf.training.step.forward_pass import ForwardPass
-from glow_tf.training.step.gradients import OneTape, StepGradients, TapePerPart
-from glow_tf.training.step.objective import PriorObjective
-from glow_tf.training.step.prefix import PrefixCache
-from glow_tf.training.step.skipping import MOST_BITS, SkippedSteps
-from glow_tf.training.step.update import Update
+from glow_tf.training.prefix import PrefixCache
+from glow_tf.training.skipping import MOST_BITS, SkippedSteps
+from glow_tf.training.update import Update
 
 
 class TrainingSteps:

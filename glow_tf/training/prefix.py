@@ -11,7 +11,7 @@ from glow_tf.architectures.partition import FLOAT_BYTES, PartLayout
 from glow_tf.bijectors.mode import Mode, in_streams, mode_of_process
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
-from glow_tf.training.feed.batch import Batch, entering
+from glow_tf.training.batch import Batch, entering
 
 
 class PrefixCache:

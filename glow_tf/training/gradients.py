@@ -13,7 +13,7 @@ from glow_tf.bijectors.mode import Mode
 from glow_tf.devices.workers import sums_over_replicas
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import Passage
-from glow_tf.training.step.forward_pass import ForwardPass, Score, Seeds, metrics_of, total_loss
+from glow_tf.training.forward_pass import ForwardPass, Score, Seeds, metrics_of, total_loss
 
 Weight = tf.Tensor | None  # 0 or 1 for every example, [B]; None if all have weight 1
 

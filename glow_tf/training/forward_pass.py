@@ -15,8 +15,8 @@ from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.bijectors.mode import PLAIN, Mode, in_streams, mode_of_process
 from glow_tf.model.glow import Glow
 from glow_tf.model.passage import PartView, Passage
-from glow_tf.training.feed.batch import Batch
-from glow_tf.training.step.objective import LocalObjective, losses_and_metrics
+from glow_tf.training.batch import Batch
+from glow_tf.training.objective import LocalObjective, losses_and_metrics
 
 Seeds = Mapping[int, tf.Tensor]  # of the objectives that see whole batches, by part from 0; int32 [2]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from glow_tf.training.step.forward_pass import ForwardPass
+from glow_tf.training.forward_pass import ForwardPass
 
 
 class Averages:

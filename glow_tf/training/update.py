@@ -11,9 +11,9 @@ from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors.rate_factor import rate_factor
 from glow_tf.core.errors import ConfigError
 from glow_tf.internals import built_with_others
-from glow_tf.training.optim.optimizers import Optimizer, Optimizers, RatePerWeight, steps_made
-from glow_tf.training.step.forward_pass import ForwardPass
-from glow_tf.training.step.gradients import StepGradients
+from glow_tf.training.forward_pass import ForwardPass
+from glow_tf.training.gradients import StepGradients
+from glow_tf.training.optimizers import Optimizer, Optimizers, RatePerWeight, steps_made
 
 Tensors = Sequence[tf.Tensor]
 Variables = Sequence[keras.Variable]

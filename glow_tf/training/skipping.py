@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from glow_tf.architectures.schedule import Phase
 from glow_tf.core.errors import DivergedError
-from glow_tf.training.optim.optimizers import Optimizers, steps_made
-from glow_tf.training.step.gradients import StepGradients
+from glow_tf.training.gradients import StepGradients
+from glow_tf.training.optimizers import Optimizers, steps_made
 
 MOST_BITS = 32.0  # per dimension at the end of an epoch; a uniform density of 8-bit images has 8
 ADVICE = "A lower learning rate or a longer warm-up usually helps; so does clip_norm, where it is 0."

@@ -23,7 +23,7 @@ from glow_tf.data.batches import (
 from glow_tf.model.conditions import check_given, check_specs_of_condition, in_arrays, some_of
 from glow_tf.model.density_model import has_type
 from glow_tf.model.glow import Glow
-from glow_tf.training.feed.batch import Batch, Dataset, named
+from glow_tf.training.batch import Batch, Dataset, named
 
 DEFAULT_BATCH_SIZE = 64
 

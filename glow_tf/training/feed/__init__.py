@@ -1,1 +1,0 @@
-"""What `fit` and `evaluate` are given, as batches."""

@@ -1,1 +1,0 @@
-"""Optimizers, their rates, and averages of weights."""

@@ -1,1 +1,0 @@
-"""One training step: a batch's way through the parts, losses, gradients, and their update."""
