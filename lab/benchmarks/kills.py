@@ -75,7 +75,9 @@ def define(values: flags.FlagValues) -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Kills each command by each signal, as often as the CSV does not have yet."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell has in the background ignores it
+    # What a shell has in the background ignores the one, what `nohup` starts the other; so would children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     known = measured(given.csv, COLUMNS[:4])
     with added_to(given.csv, COLUMNS) as add, tempfile.TemporaryDirectory() as folder:
         os.environ["PYTHONPATH"], os.environ["TMPDIR"] = str(pathlib.Path.cwd()), f"{folder}/temporary"
