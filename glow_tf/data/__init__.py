@@ -5,8 +5,9 @@ from glow_tf.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "arrays": ["ImageData"],
+        "arrays": ["DataSet", "Examples", "ImageData"],
         "loading": ["load"],
+        "named": ["SOURCES"],
         "batches": [
             "WHOLE",
             "Crop",

@@ -20,7 +20,7 @@ from glow_tf.data.arrays import (
     joined,
 )
 from glow_tf.data.folder import read_folder_and_condition
-from glow_tf.data.named import check_path
+from glow_tf.data.named import SOURCES, check_path
 
 SPLITS = ("train", "test", "all", "")
 
@@ -97,6 +97,8 @@ def _read(config: DataConfig, split: str, most: int = 0, any_size: bool = False)
         return read_folder_and_condition(config, split, most, any_size)
     if file_of(config.dataset):
         return sources.read_file(config)
+    if config.dataset in SOURCES:
+        return SOURCES[config.dataset](config)
     if config.dataset != DIGITS:
         return sources.from_tfds(config, split)
     if config.dtype != "uint8":

@@ -3,7 +3,7 @@
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from glow_tf.config import DIGITS, DataConfig, file_of, folder_of
@@ -11,16 +11,21 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import read_json
 
 FEATURES = "tensorflow_datasets.core.features."  # how the names of TFDS's own classes begin
+SOURCES: dict[
+    str, Callable[[DataConfig], Any]
+] = {}  # data sets of one's own: name → what reads its `DataSet`
 CLASS_KEYS = ("type", "pythonClassName", "python_class_name")  # where features.json names a class
 
 
 def check_named(config: DataConfig) -> None:
     """Raises ConfigError unless the data set exists as far as can be seen.
 
-    A folder and a file must be there. Any other name must be one that TFDS knows, or prepared in data_dir.
+    A folder and a file must be there. Any other name must be in `SOURCES`, or one that TFDS knows, or
+    prepared in data_dir.
     """
     check_path(config)
-    if config.dataset == DIGITS or folder_of(config.dataset) or file_of(config.dataset):
+    own = config.dataset == DIGITS or config.dataset in SOURCES
+    if own or folder_of(config.dataset) or file_of(config.dataset):
         return
     import tensorflow_datasets as tfds  # it loads TensorFlow only when it makes a builder
 

@@ -119,7 +119,9 @@ def _measure(
             optimizer = keras.optimizers.Adamax(RATE, gradient_accumulation_steps=halves)
         trainer = glow_tf.PartsTrainer(glow)
         recomputes = settings.get("reversible", False)
-        trainer.compile(optimizer, phases=[_phase(phase, len(glow.parts))], reversible=recomputes, rate_scaling="none")
+        trainer.compile(
+            optimizer, phases=[_phase(phase, len(glow.parts))], reversible=recomputes, rate_scaling="none"
+        )
         trainer.initialize(images[:batch, : crop or side, : crop or side])
 
         def run(epoch: int) -> None:

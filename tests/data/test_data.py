@@ -12,6 +12,7 @@ from glow_tf.config import ConfigError, DataConfig
 from glow_tf.data import sources
 from glow_tf.data.arrays import fingerprint, in_memory
 from glow_tf.data.loading import load_split
+from glow_tf.data.named import check_named
 
 TFDS = ROOT.parent / "shared" / "tfds"
 
@@ -73,6 +74,18 @@ def test_a_data_set_that_is_not_there_is_named_at_once_without_a_network(tmp_pat
     monkeypatch.setattr(sources.socket, "getaddrinfo", offline)
     with pytest.raises(ConfigError, match=r"OSError: Name or service.*Received: dataset='cifar10'"):
         data.load(DataConfig(dataset="cifar10", data_dir=str(tmp_path)))
+
+
+def test_a_data_set_of_ones_own_is_one_function(monkeypatch):
+    """It is found by its name before training, and split and counted as others are."""
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None] + np.zeros((40, 4, 4, 1), np.uint8)
+    monkeypatch.setitem(data.SOURCES, "steps", lambda config: data.DataSet(data.Examples(images)))
+    config = DataConfig(dataset="steps", validation_examples=6)
+    check_named(config)
+    found = data.load(config)
+    np.testing.assert_array_equal(found.test, images[9::10])
+    assert (len(found.train), len(found.validation)) == (30, 6)
+    np.testing.assert_array_equal(load_split(config, "test")[0].images, found.test)
 
 
 def test_digits_resize():
