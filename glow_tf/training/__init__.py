@@ -12,9 +12,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "PartRate",
             "RatePerWeight",
             "ScaledSGD",
-            "make_optimizers",
         ],
         "prefix": ["PrefixCache"],
+        "recipe": ["make_optimizers"],
         "trainer": ["PartsTrainer"],
     },
 )

@@ -9,8 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from glow_tf.architectures.schedule import Phase, epochs_training, first_finetune_epoch
-from glow_tf.config import TrainConfig
+from glow_tf.architectures.schedule import Phase
 from glow_tf.core.errors import ConfigError
 from glow_tf.internals import AppliesAsGiven, rate_of
 
@@ -264,25 +263,6 @@ class OptimizerOfParts(keras.optimizers.Optimizer):
 BY_NAME = {"adamax": FusedAdamax, "adam": FusedAdam, "sgd": ScaledSGD}
 
 
-def part_rates(config: TrainConfig, phases: Sequence[Phase], num_parts: int) -> list[PartRate]:
-    """Returns the learning rate of every part, in epochs; see `make_optimizers`."""
-    rates = config.learning_rates(num_parts)
-    finetune_rates = config.finetune_learning_rates(num_parts)
-    before = phases[: first_finetune_epoch(config, phases, num_parts)] if finetune_rates else ()
-    return [
-        PartRate(
-            rates[k],
-            steps=epochs_training(k, phases),
-            warmup_steps=config.warmup_steps,
-            cosine=config.rate_schedule == "cosine",
-            finetune_learning_rate=finetune_rates[k] if finetune_rates else None,
-            finetune_from=epochs_training(k, before) if finetune_rates else None,
-            in_epochs=True,
-        )
-        for k in range(num_parts)
-    ]
-
-
 def steps_made(optimizer: Optimizer) -> keras.Variable:
     """Returns what counts an optimizer's steps; `iterations` counts its updates, which may be fewer."""
     return next(v for v in optimizer.variables if v.path.endswith("/iteration"))
@@ -333,39 +313,7 @@ def check_rates(optimizers: Optimizers, phases: Iterable[Phase], steps_per_epoch
             made[k] += steps_per_epoch or 0
 
 
-def make_optimizers(
-    config: TrainConfig,
-    phases: Sequence[Phase],
-    num_parts: int,
-    steps_per_epoch: int | None,
-) -> list[Optimizer]:
-    """Returns the optimizer of every part.
-
-    Args:
-      config: the optimizer, its rates and their decay.
-      phases: the phase of every epoch; the rate of a part runs over the steps that train it.
-      num_parts: n.
-      steps_per_epoch: training steps per epoch; None: `count_steps` tells it later.
-
-    Raises:
-      ConfigError: the number of rates is neither 1 nor n, or no epoch is one of `finetune_learning_rate`.
-    """
-    optimizers = [_make_optimizer(config, rate) for rate in part_rates(config, phases, num_parts)]
-    if steps_per_epoch:
-        count_steps(optimizers, steps_per_epoch)
-    return optimizers
-
-
 def second_moment_decay(beta_2: str, steps_per_epoch: int) -> float:
     """Returns the setting `beta_2` as a number."""
     # The published code of Glow averages over one epoch.
     return 1 - 1 / max(steps_per_epoch, 2) if beta_2 == "oai" else float(beta_2)
-
-
-def _make_optimizer(config: TrainConfig, rate: PartRate) -> Optimizer:
-    average = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
-    if config.optimizer == "sgd":
-        return ScaledSGD(rate, **average)
-    optimizer_class = BY_NAME[config.optimizer]
-    beta_2 = "oai" if config.beta_2 == "oai" else float(config.beta_2)  # until `count_steps`
-    return optimizer_class(rate, beta_2=beta_2, **average)

@@ -143,7 +143,8 @@ class Training:
         import torch
 
         from glow_tf import data
-        from glow_tf.training.optimizers import part_rates, second_moment_decay
+        from glow_tf.training.optimizers import second_moment_decay
+        from glow_tf.training.recipe import part_rates
 
         train = config.train
         torch.manual_seed(config.seed)

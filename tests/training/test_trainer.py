@@ -11,7 +11,7 @@ from small import fit_phases, make_small_images, perturb, small_config, small_gl
 
 from glow_tf import ConfigError, DivergedError, Glow, PartsTrainer, TrainConfig, data, phases
 from glow_tf.architectures.schedule import end_to_end, one_part
-from glow_tf.training.optimizers import FusedAdam, FusedAdamax, make_optimizers
+from glow_tf.training import FusedAdam, FusedAdamax, make_optimizers
 
 
 def make_trainer(
