@@ -114,13 +114,13 @@ def inverse_of_details(part: Part, image: tf.Tensor, eps: tf.Tensor) -> dict[str
 def forward_of_coarsest(part: Part, image: tf.Tensor) -> dict[str, tf.Tensor]:
     """Whitens the coarsest image; `log_prob` is its log-density, [1, 1, 1], nats."""
     h, _, log_det = _through(part, image)
-    eps, whitening = log_det_by_place(part.prior, h, EXACTLY)
+    eps, whitening = log_det_by_place(part.base, h, EXACTLY)
     return {"eps": eps, "log_prob": log_det + whitening + _normal(eps)}
 
 
 def inverse_of_coarsest(part: Part, eps: tf.Tensor) -> dict[str, tf.Tensor]:
     """Inverts `forward_of_coarsest`."""
-    h, _ = part.prior.inverse_and_log_det(eps, EXACTLY)
+    h, _ = part.base.inverse_and_log_det(eps, EXACTLY)
     return {"image": part.inverse(h, [], ActivationLimit(), EXACTLY)}
 
 

@@ -192,7 +192,7 @@ def test_levels_in_one_file_have_the_likelihood_gradients_and_samples_of_the_pac
         output = part.call(h)
         h = output.h
         latents += output.latents
-    latents.append(glow.parts[-1].prior.forward_and_log_det(h)[0])
+    latents.append(glow.parts[-1].base.forward_and_log_det(h)[0])
     monkeypatch.setattr(keras.random, "normal", lambda shape, seed: latents.pop())
     np.testing.assert_array_equal(in_one_file.sample(parts, images.shape), images)
     assert not latents

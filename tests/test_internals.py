@@ -133,7 +133,7 @@ def test_layers_within_come_after_the_one_that_holds_them_and_alike_in_equal_mod
     assert [(type(a), a.path) for a in layers[2:]] == [(type(a), a.path) for a in again[2:]]
     place = {id(layer): k for k, layer in enumerate(layers)}
     for part in layers[0].parts:
-        assert place[id(part)] < min(place[id(bijector)] for bijector in (*part.bijectors, part.prior))
+        assert place[id(part)] < min(place[id(bijector)] for bijector in (*part.bijectors, part.base))
 
 
 def test_an_optimizer_knows_what_it_was_built_with():

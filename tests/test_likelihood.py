@@ -54,7 +54,7 @@ def test_parts_terms_sum_to_the_end_to_end_likelihood(small_images):
             output = part(h)
             total += output.log_likelihood_term
             h = output.h
-        total += glow.parts[-1].prior.log_prob(h)
+        total += glow.parts[-1].base.log_prob(h)
         np.testing.assert_allclose(total, expected, rtol=1e-12)
         np.testing.assert_allclose(glow.dequantized_log_prob(v), expected, rtol=1e-12)
 

@@ -96,12 +96,12 @@ def test_what_is_given_costs_what_a_count_by_hand_says():
     second = 4 * (9 * 8 * 32 + reading + 32 * 32 + 9 * 32 * 2 * 8 + 16 * 16)  # 2×2×16, by halves of 8
     assert [e.macs for e in layout.elements if e.macs] == [first, split, second]
     network = 64 * (9 * 3 * 16 + 3 * 9 * 16 * 16)
-    prior = 4 * 9 * 16 * 2 * 16
-    assert [e.macs for e in layout.given] == [network, prior]
-    assert layout.forward_macs == first + split + second + network + prior
+    base = 4 * 9 * 16 * 2 * 16
+    assert [e.macs for e in layout.given] == [network, base]
+    assert layout.forward_macs == first + split + second + network + base
     (plain,) = design_of(ModelConfig((8, 8, 2), **GIVEN)).layouts
     reads = (16 + 4) * reading + 16 * 9 * 16 * 2 * 4
-    assert layout.forward_macs - plain.forward_macs == reads + network + prior
+    assert layout.forward_macs - plain.forward_macs == reads + network + base
 
 
 KERNELS = {

@@ -106,7 +106,7 @@ def test_a_head_has_at_most_its_flow_steps_in_each_block_and_leaves_the_part_as_
     plain = design_of(ModelConfig(**model)).layouts
     layouts = design_of(ModelConfig(**model | {"local_prior": f"flow:{width}x{steps}"})).layouts
     assert elements(layouts) == elements(plain)
-    assert not layouts[-1].head  # the last part has the top prior
+    assert not layouts[-1].head  # the last part has the top base
     assert [layout.output_bytes for layout in layouts] == [layout.output_bytes for layout in plain]
     for k, layout in enumerate(layouts[:-1]):
         rest, own = (

@@ -148,7 +148,7 @@ class Architecture(abc.ABC):
         return getattr(made("coupling", coupling), "outputs_per_channel", 1)
 
     def _given(self, layout: PartLayout, last: bool) -> tuple[Element, ...]:
-        """Returns what a part makes of a condition, and what the top prior reads of it."""
+        """Returns what a part makes of a condition, and what the top base reads of it."""
         config, block = self.config, layout.elements[0].block
         found: list[Element] = []
         if config.condition_shape and config.condition_features:
@@ -163,7 +163,7 @@ class Architecture(abc.ABC):
             once = macs if self._is_given_vectors else 0
             macs = once or height * width * macs
             block = layout.elements[-1].block
-            found += [Element("prior", block, 0, height, width, channels, macs, once=once)]
+            found += [Element("base", block, 0, height, width, channels, macs, once=once)]
         return tuple(found)
 
     @property

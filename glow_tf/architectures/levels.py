@@ -117,7 +117,7 @@ class Levels(Architecture):
                 Element("haar", level, 0, height, width, 4 * channels, 0),
                 Element("features", level, 0, height, width, features, pixels * network),
                 *self.flow_steps(level, count, size, hidden, features),
-                Element("prior", level, 0, *size, pixels * 9 * features * 2 * details),
+                Element("base", level, 0, *size, pixels * 9 * features * 2 * details),
             )
             layouts.append(PartLayout(elements, (height, width, channels)))
         count, hidden = coarsest

@@ -16,9 +16,9 @@ class Element:
     """One element of the flow: a squeeze, a flow step or a split; in levels also those of their kind."""
 
     # `squeeze`, `flow_step` or `split`; in a level `haar`, `features` (the network of the smaller image),
-    # `flow_step` and `prior` (of the details' latents), before them `last_row` and `last_column`, where a
-    # side is odd. Of what a part is given: `condition`, its network, and `prior`, the convolution that the
-    # top prior reads it with.
+    # `flow_step` and `base` (of the details' latents), before them `last_row` and `last_column`, where a
+    # side is odd. Of what a part is given: `condition`, its network, and `base`, the convolution that the
+    # top base reads it with.
     kind: str
     block: int  # or level, from 1
     step: int  # of a flow step within its block, from 1; otherwise 0

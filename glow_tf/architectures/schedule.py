@@ -100,7 +100,7 @@ class Phase:
 
     @functools.cached_property
     def ends(self) -> tuple[int, ...]:
-        """The last part of each group, whose own objective, with its local prior, is minimised."""
+        """The last part of each group, whose own objective, with its local base, is minimised."""
         return tuple(group[-1] for group in self.groups)
 
     def joins(self, k: int) -> bool:

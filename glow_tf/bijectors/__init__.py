@@ -1,6 +1,8 @@
 """Invertible Keras layers; `bijector.py` states the contract that all of them keep."""
 
 from glow_tf.bijectors.actnorm import ActNorm as ActNorm
+from glow_tf.bijectors.bases import GaussianBase as GaussianBase
+from glow_tf.bijectors.bases import UniformBase as UniformBase
 from glow_tf.bijectors.bijector import Bijector as Bijector
 from glow_tf.bijectors.bijector import Repeatable as Repeatable
 from glow_tf.bijectors.checking import check as check
@@ -14,8 +16,6 @@ from glow_tf.bijectors.flow_step import OwnFlowStep as OwnFlowStep
 from glow_tf.bijectors.invertible_conv import InvertibleConv as InvertibleConv
 from glow_tf.bijectors.networks import ConditionNetwork as ConditionNetwork
 from glow_tf.bijectors.own_network import OwnNetwork as OwnNetwork
-from glow_tf.bijectors.priors import GaussianPrior as GaussianPrior
-from glow_tf.bijectors.priors import UniformPrior as UniformPrior
 from glow_tf.bijectors.split import Split as Split
 from glow_tf.bijectors.squeeze import Haar as Haar
 from glow_tf.bijectors.squeeze import LastLine as LastLine

@@ -28,7 +28,7 @@ class PartOutput(NamedTuple):
 
     Attributes:
       h: input of the next part, [B, H, W, C].
-      latents: the latents that the splits inside the part factored out, whitened by their priors, in forward
+      latents: the latents that the splits inside the part factored out, whitened by their bases, in forward
         order; each [B, H', W', C'].
       latents_log_prob: Σ log p(z | h) of the factored-out latents, [B], nats.
       log_det: log|det| of the part's flow steps, [B], nats.
@@ -47,7 +47,7 @@ class PartOutput(NamedTuple):
 
     @property
     def log_likelihood_term(self) -> tf.Tensor:
-        """The part's term of the whole model's log-likelihood, without a prior of h; [B], nats."""
+        """The part's term of the whole model's log-likelihood, without a base of h; [B], nats."""
         return self.latents_log_prob + self.log_det
 
     @property

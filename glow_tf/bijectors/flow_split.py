@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import tensorflow as tf
 
+from glow_tf.bijectors.bases import GaussianBase
 from glow_tf.bijectors.bijector import Bound, Latents, Shape, WithLogDet, WithMap, log_det_by_place
 from glow_tf.bijectors.condition import beside
 from glow_tf.bijectors.coupling import read_config
 from glow_tf.bijectors.flow_step import flow_step
 from glow_tf.bijectors.mode import ALONE, Context
 from glow_tf.bijectors.networks import ConditionNetwork, CouplingNetwork
-from glow_tf.bijectors.priors import GaussianPrior
 from glow_tf.bijectors.split import FactorsOut
 from glow_tf.bijectors.stack import Stack
 from glow_tf.config import CouplingConfig
@@ -79,7 +79,7 @@ class FlowSplit(FactorsOut):
       depth: convolutions of the network of h.
       given_channels: channels of a condition that the network reads beside h; 0: none.
       seed: of all random starting values.
-      prior: of what the flow steps make of z, given the features; see `ModelConfig.split_prior`.
+      base: of what the flow steps make of z, given the features; see `ModelConfig.split_prior`.
       bijectors: of a flow step, where they are one's own; see `OwnFlowStep`.
       condition_activation: of the network of h; see `ConditionNetwork`.
 
@@ -95,7 +95,7 @@ class FlowSplit(FactorsOut):
         depth: int = 2,
         given_channels: int = 0,
         seed: int = 0,
-        prior: str = "learned",
+        base: str = "learned",
         bijectors: str = "",
         condition_activation: str = "silu",
         **kwargs,
@@ -119,7 +119,7 @@ class FlowSplit(FactorsOut):
             name="features",
         )
         self.flow = Stack(step, flow_steps, dtype=policy, name="flow_steps")
-        self.prior = GaussianPrior(prior, features, coupling.bounded, dtype=policy, name="prior")
+        self.base = GaussianBase(base, features, coupling.bounded, dtype=policy, name="prior")
 
     def kept_of(self, channels: int) -> int:
         return self.kept
@@ -128,7 +128,7 @@ class FlowSplit(FactorsOut):
         *others, channels = input_shape
         self.features.build((*others, self.kept + self.condition_channels))
         self.flow.build((*others, channels - self.kept))
-        self.prior.build((*others, channels - self.kept))
+        self.base.build((*others, channels - self.kept))
         self.built = True
 
     def whiten(self, h: tf.Tensor, z: tf.Tensor, context: Context = ALONE) -> WithLogDet:
@@ -137,8 +137,8 @@ class FlowSplit(FactorsOut):
             return eps, tf.reduce_sum(by_place, axis=[1, 2])
         seen = self._seen(h, context)
         u, of_flow = self.flow.forward_and_log_det(z, seen)
-        eps, of_prior = self.prior.forward_and_log_det(u, seen)
-        return eps, of_flow + of_prior
+        eps, of_base = self.base.forward_and_log_det(u, seen)
+        return eps, of_flow + of_base
 
     def whiten_by_place(self, h: tf.Tensor, z: tf.Tensor, context: Context = ALONE) -> WithMap:
         """Does what `whiten` does, and returns the log-determinant by place, [B, H, W]."""
@@ -146,8 +146,8 @@ class FlowSplit(FactorsOut):
         def whitened(h: tf.Tensor, z: tf.Tensor) -> WithMap:
             seen = self._seen(h, context)
             u, of_flow = log_det_by_place(self.flow, z, seen)
-            eps, of_prior = log_det_by_place(self.prior, u, seen)
-            return eps, of_flow + of_prior
+            eps, of_base = log_det_by_place(self.base, u, seen)
+            return eps, of_flow + of_base
 
         return in_tiles(whitened, self.radius, h, z) if self._is_large(z) else whitened(h, z)
 
@@ -158,7 +158,7 @@ class FlowSplit(FactorsOut):
 
         def coloured(h: tf.Tensor, eps: tf.Tensor) -> list[tf.Tensor]:
             seen = self._seen(h, context)
-            u, _ = self.prior.inverse_and_log_det(eps, seen)
+            u, _ = self.base.inverse_and_log_det(eps, seen)
             return [self.flow.inverse_in_part(u, (), bound, seen)[0]]
 
         eps = latents[-1]
@@ -167,9 +167,9 @@ class FlowSplit(FactorsOut):
 
     def colour(self, h: tf.Tensor, eps: tf.Tensor, context: Context = ALONE) -> WithLogDet:
         seen = self._seen(h, context)
-        u, of_prior = self.prior.inverse_and_log_det(eps, seen)
+        u, of_base = self.base.inverse_and_log_det(eps, seen)
         z, of_flow = self.flow.inverse_and_log_det(u, seen)
-        return z, of_flow + of_prior
+        return z, of_flow + of_base
 
     def initialize_in_part(self, x: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
         self._ensure_built(x)
@@ -180,9 +180,9 @@ class FlowSplit(FactorsOut):
     @property
     def radius(self) -> int:
         """How many places away what a place depends on may lie, in both directions."""
-        # The inverse needs most: the prior reads neighbouring features, and each flow step what it made.
-        of_flow, of_prior = CouplingNetwork.RADIUS * self.flow.count, 1
-        return of_flow + of_prior + ConditionNetwork.RADIUS * self.features.depth
+        # The inverse needs most: the base reads neighbouring features, and each flow step what it made.
+        of_flow, of_base = CouplingNetwork.RADIUS * self.flow.count, 1
+        return of_flow + of_base + ConditionNetwork.RADIUS * self.features.depth
 
     @property
     def takes_tiles(self) -> bool:
@@ -198,7 +198,7 @@ class FlowSplit(FactorsOut):
         return beside(h, context.condition, channels) if channels else h
 
     def _seen(self, h: tf.Tensor, context: Context) -> Context:
-        """Returns what the flow steps and the prior are handed: the features of h."""
+        """Returns what the flow steps and the base are handed: the features of h."""
         return Context(self.features.call(self._read(h, context), context.mode), context.mode)
 
     def get_config(self) -> dict:
@@ -211,7 +211,7 @@ class FlowSplit(FactorsOut):
             "depth": self.features.depth,
             "given_channels": self.condition_channels,
             "seed": self.seed,
-            "prior": self.prior.kind,
+            "base": self.base.kind,
             "bijectors": self.own_bijectors,
             "condition_activation": self.features.activation,
         }

@@ -102,23 +102,23 @@ class Split(FactorsOut):
     Shapes: [B, H, W, C] → [B, H, W, C/2] twice; if C is odd, z has one channel more than h.
 
     Args:
-      prior: `learned` (a 3×3 convolution of h, which starts at zero, gives μ and log σ) or `standard`
+      base: `learned` (a 3×3 convolution of h, which starts at zero, gives μ and log σ) or `standard`
         (μ = 0, σ = 1).
       condition_channels: channels of a condition that the convolution reads beside h; 0: none.
       bounded: whether log-deviations stay within ±3 instead of ±5.
 
     Raises:
-      ValueError: prior is unknown; on build, there is a single channel.
+      ValueError: base is unknown; on build, there is a single channel.
     Reference: Dinh et al. 2017, section 3.6, https://arxiv.org/abs/1605.08803
     """
 
-    def __init__(self, prior: str = "learned", condition_channels: int = 0, bounded: bool = False, **kwargs):
+    def __init__(self, base: str = "learned", condition_channels: int = 0, bounded: bool = False, **kwargs):
         super().__init__(**kwargs)
-        if prior not in GAUSSIANS:
-            raise ValueError(f"prior must be one of {GAUSSIANS}. Received: prior={prior!r}")
-        self.prior = prior
+        if base not in GAUSSIANS:
+            raise ValueError(f"base must be one of {GAUSSIANS}. Received: base={base!r}")
+        self.base = base
         self.bounded = bounded
-        self.condition_channels = 0 if prior == "standard" else condition_channels
+        self.condition_channels = 0 if base == "standard" else condition_channels
 
     def kept_of(self, channels: int) -> int:
         return channels // 2
@@ -127,20 +127,20 @@ class Split(FactorsOut):
         channels = input_shape[-1]
         if channels < 2:
             raise ValueError(f"Split needs two channels or more. Received: input_shape={tuple(input_shape)}")
-        if self.prior != "standard":
+        if self.base != "standard":
             kept = self.kept_of(channels)
             self.network = ZeroConvolution(2 * (channels - kept), dtype=self.dtype_policy, name="prior")
             self.network.build((*input_shape[:-1], kept + self.condition_channels))
         self.built = True
 
     def whiten(self, h: tf.Tensor, z: tf.Tensor, context: Context = ALONE) -> WithLogDet:
-        if self.prior == "standard":
+        if self.base == "standard":
             return z, no_log_det(z)
         mean, log_deviation = self._mean_and_log_deviation(h, context)
         return (z - mean) * tf.exp(-log_deviation), -tf.reduce_sum(log_deviation, axis=[1, 2, 3])
 
     def colour(self, h: tf.Tensor, eps: tf.Tensor, context: Context = ALONE) -> WithLogDet:
-        if self.prior == "standard":
+        if self.base == "standard":
             return eps, no_log_det(h)
         mean, log_deviation = self._mean_and_log_deviation(h, context)
         return eps * tf.exp(log_deviation) + mean, tf.reduce_sum(log_deviation, axis=[1, 2, 3])

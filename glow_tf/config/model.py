@@ -155,12 +155,12 @@ class ModelConfig:
     permutation: str = setting("lu", "Channel mixing: {}.", choices=choices.PERMUTATIONS)
     split_prior: str = setting(
         "learned",
-        "Prior of what is factored out, in levels of the details: {}.",
+        "Base of what is factored out, in levels of the details: {}.",
         choices=choices.GAUSSIANS,
     )
     top_prior: str = setting(
         "learned",
-        "Prior of the last latent: {}.",
+        "Base of the last latent: {}.",
         choices=choices.GAUSSIANS,
     )
     local_prior: str = setting(

@@ -82,12 +82,12 @@ class Flow(DensityModel):
         return tf.device(self.part_devices[k]) if self.part_devices else contextlib.nullcontext()
 
     def get_flow_weights(self) -> list[np.ndarray]:
-        """Returns the weights flow step by flow step, without local priors: the same wherever it is cut.
+        """Returns the weights flow step by flow step, without local bases: the same wherever it is cut.
 
         First come what maps data to real numbers, and the networks of what the model is given.
         """
         first = [value for layer in self._beside_steps() for value in layer.get_weights()]
-        return [*first, *get_weights_by_step(self._bijectors_and_top_prior())]
+        return [*first, *get_weights_by_step(self._bijectors_and_top_base())]
 
     def set_flow_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Sets the weights to the `get_flow_weights` of another model; ValueError if they do not fit."""
@@ -95,14 +95,14 @@ class Flow(DensityModel):
         for layer in self._beside_steps():
             layer.set_weights(weights[: len(layer.weights)])
             weights = weights[len(layer.weights) :]
-        set_weights_by_step(self._bijectors_and_top_prior(), weights)
+        set_weights_by_step(self._bijectors_and_top_base(), weights)
 
     def _beside_steps(self) -> list[keras.Layer]:
         networks = (part.condition_network for part in self.parts)
         return [self.dequantize, *(network for network in networks if network is not None)]
 
-    def _bijectors_and_top_prior(self) -> list[Bijector]:
-        return [*(b for part in self.parts for b in part.bijectors), self.parts[-1].prior]
+    def _bijectors_and_top_base(self) -> list[Bijector]:
+        return [*(b for part in self.parts for b in part.bijectors), self.parts[-1].base]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -227,7 +227,7 @@ class Flow(DensityModel):
             log_det += output.log_det_of_all
             latents += output.latents
             h = output.h
-        top, whitening = self.parts[-1].prior.forward_and_log_det(h, context)
+        top, whitening = self.parts[-1].base.forward_and_log_det(h, context)
         eps = [tf.reshape(z, [-1, math.prod(z.shape[1:])]) for z in (*latents, top)]
         return tf.concat(eps, axis=1), log_det + whitening
 
@@ -258,7 +258,7 @@ class Flow(DensityModel):
         pieces = tf.split(eps, [math.prod(shape) for shape in shapes], axis=1)
         latents = [tf.reshape(z, [-1, *s]) for z, s in zip(pieces, shapes, strict=True)]
         last = self.parts[-1]
-        h, _ = last.prior.inverse_and_log_det(latents.pop(), last.read(condition, mode))
+        h, _ = last.base.inverse_and_log_det(latents.pop(), last.read(condition, mode))
         for k, part in reversed(list(enumerate(self.parts))[stop:]):
             own = [latents.pop() for _ in part.latent_shapes]
             with self.on_device_of(k):

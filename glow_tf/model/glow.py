@@ -116,11 +116,11 @@ class Glow(CompiledModel):
         return glow
 
     def recut(self, dtype: Any = None, **changes: Any) -> Glow:
-        """Returns a new model of the same flow, with the same weights of its flow steps and top prior.
+        """Returns a new model of the same flow, with the same weights of its flow steps and top base.
 
         Args:
           dtype: policy of the new model; None is this one's.
-          **changes: as in `glow_tf.load`. Local priors, which only training uses, start anew.
+          **changes: as in `glow_tf.load`. Local bases, which only training uses, start anew.
 
         Raises:
           ConfigError: there is no such setting or model, or parts with networks of their own would change.

@@ -18,13 +18,13 @@ from glow_tf.bijectors import (
     Dequantize,
     Equalize,
     FlowSplit,
-    GaussianPrior,
+    GaussianBase,
     Haar,
     LastLine,
     Split,
     Stack,
     Standardize,
-    UniformPrior,
+    UniformBase,
 )
 from glow_tf.bijectors.flow_step import flow_step
 from glow_tf.bijectors.squeeze import squeeze
@@ -33,7 +33,7 @@ from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.model.conditions import of_names
 
 LINES = {"last_row": 1, "last_column": 2}  # kinds of elements, with the axis
-OF_DETAILS = ("features", "prior")  # kinds that the flow of a level's details has within it
+OF_DETAILS = ("features", "base")  # kinds that the flow of a level's details has within it
 
 
 def entrance_of(config: ModelConfig, dtype: str | None) -> Dequantize | Standardize:
@@ -99,7 +99,7 @@ def _details(design: Architecture, steps: Sequence[Element], kept: int, dtype: s
         config.condition_depth,
         config.coupling_config.condition_channels,
         seed=design.seed(first),
-        prior=config.split_prior,
+        base=config.split_prior,
         bijectors=config.bijectors,
         condition_activation=config.condition_activation,
         dtype=dtype,
@@ -107,16 +107,16 @@ def _details(design: Architecture, steps: Sequence[Element], kept: int, dtype: s
     )
 
 
-def prior_of(
+def base_of(
     config: ModelConfig, layout: PartLayout, last: bool, dtype: str | None
-) -> GaussianPrior | UniformPrior:
-    """Makes what scores a part's output: the model's top prior of the `last` one, or a local prior."""
+) -> GaussianBase | UniformBase:
+    """Makes what scores a part's output: the model's top base of the `last` one, or a local base."""
     if layout.fixed and not last:
-        return UniformPrior(dtype=dtype, name="prior")
+        return UniformBase(dtype=dtype, name="prior")
     local = "learned" if config.local_prior == "learned" else "standard"
     read = config.coupling_config.condition_channels
     kind = config.top_prior if last else local
-    return GaussianPrior(kind, read, config.bounded, dtype=dtype, name="prior")
+    return GaussianBase(kind, read, config.bounded, dtype=dtype, name="prior")
 
 
 def condition_network_of(layout: PartLayout, config: ModelConfig, dtype: str | None) -> keras.Layer | None:

@@ -12,16 +12,16 @@ import tensorflow as tf
 
 from glow_tf.architectures import Architecture
 from glow_tf.architectures.partition import PartLayout
-from glow_tf.bijectors import Bijector, ConditionNetwork, GaussianPrior, Stack, UniformPrior
+from glow_tf.bijectors import Bijector, ConditionNetwork, GaussianBase, Stack, UniformBase
 from glow_tf.bijectors.bijector import Bound, Latents, PartOutput, read_by
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.mode import ALONE, PLAIN, Context, Mode
-from glow_tf.model.part_layers import bijectors_of, condition_network_of, prior_of
+from glow_tf.model.part_layers import base_of, bijectors_of, condition_network_of
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Part(keras.Model):
-    """Consecutive flow steps with the squeezes and splits between them, and a prior for their output.
+    """Consecutive flow steps with the squeezes and splits between them, and a base for their output.
 
     `truncated_nll` is the truncated negative log-likelihood on which the part alone is trained (Glow
     parts, Eq. 3): −(log p_local(h) + log p(z | h) + log_det). The parts before it are held fixed, and the
@@ -29,7 +29,7 @@ class Part(keras.Model):
 
     Args:
       bijectors: in forward order.
-      prior: p_local, the density of the part's output; in the last part it is the model's top prior.
+      base: p_local, the density of the part's output; in the last part it is the model's top base.
       condition_network: a layer that turns what the model is given into what the part reads, such as
         `ConditionNetwork`; it belongs to the part, and is trained with it. None: the part reads what is given
         as it is, or nothing.
@@ -38,23 +38,23 @@ class Part(keras.Model):
     def __init__(
         self,
         bijectors: Sequence[Bijector],
-        prior: GaussianPrior | UniformPrior,
+        base: GaussianBase | UniformBase,
         condition_network: keras.Layer | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.bijectors = list(bijectors)
-        self.prior = prior
+        self.base = base
         self.condition_network = condition_network
 
     @classmethod
     def from_layout(
         cls, layout: PartLayout, design: Architecture, *, last: bool, dtype: str | None = None, name: str
     ) -> Part:
-        """Makes the part that a layout describes; it is not built yet. The last one has the top prior."""
-        prior = prior_of(design.config, layout, last, dtype)
+        """Makes the part that a layout describes; it is not built yet. The last one has the top base."""
+        base = base_of(design.config, layout, last, dtype)
         network = condition_network_of(layout, design.config, dtype)
-        return cls(bijectors_of(design, layout, dtype), prior, network, dtype=dtype, name=name)
+        return cls(bijectors_of(design, layout, dtype), base, network, dtype=dtype, name=name)
 
     def build(self, input_shape: Sequence[int | None], given_shape: Any = None) -> None:
         """Builds the layers, and records the shapes of the latents and of the output.
@@ -71,8 +71,8 @@ class Part(keras.Model):
                 bijector.build(shape)
             shape, latent_shapes = bijector.shapes(shape)
             self.latent_shapes += [latent_shape[1:] for latent_shape in latent_shapes]
-        if not self.prior.built:
-            self.prior.build(shape)
+        if not self.base.built:
+            self.base.build(shape)
         self.output_event_shape = shape[1:]
         self.built = True
 
@@ -127,11 +127,11 @@ class Part(keras.Model):
         context = self.read(condition)
         for bijector in self.bijectors:
             h = bijector.initialize_in_part(h, *read_by(bijector, context))
-        self.prior.initialize(h, context)
+        self.base.initialize(h, context)
         return h
 
     def log_prob(self, h: tf.Tensor, context: Context = ALONE) -> tf.Tensor:
-        """Returns the log-density of the part's input h [B, H, W, C] under the part and its prior, [B], nats.
+        """Returns the log-density of the part's input h [B, H, W, C] under the part and its base, [B], nats.
 
         The context is what `read` returned.
         """
@@ -140,10 +140,10 @@ class Part(keras.Model):
     def truncated_nll(self, output: PartOutput, context: Context = ALONE) -> tf.Tensor:
         """Returns the truncated negative log-likelihood of the part alone, from what `call` made: [B], nats.
 
-        It contains the local prior of h. Only the last part's objective is therefore a term of the whole
-        model's likelihood: its prior is the model's top prior.
+        It contains the local base of h. Only the last part's objective is therefore a term of the whole
+        model's likelihood: its base is the model's top base.
         """
-        return -(self.prior.log_prob(output.h, context) + output.log_likelihood_term)
+        return -(self.base.log_prob(output.h, context) + output.log_likelihood_term)
 
     def pass_on(self, h: tf.Tensor) -> tf.Tensor:
         """Returns the output of a part that is fixed, and computes nothing else: [B, H, W, C] → h_k."""
@@ -153,7 +153,7 @@ class Part(keras.Model):
 
     @property
     def flow_variables(self) -> list[keras.Variable]:
-        """Trainable variables of the bijectors and of the condition's network, without those of the prior."""
+        """Trainable variables of the bijectors and of the condition's network, without those of the base."""
         network = [self.condition_network] if self.condition_network else []
         return [v for layer in (*self.bijectors, *network) for v in layer.trainable_variables]
 
@@ -162,7 +162,7 @@ class Part(keras.Model):
             "name": self.name,
             "dtype": self.dtype_policy.name,
             "bijectors": [keras.saving.serialize_keras_object(b) for b in self.bijectors],
-            "prior": keras.saving.serialize_keras_object(self.prior),
+            "base": keras.saving.serialize_keras_object(self.base),
             "condition_network": keras.saving.serialize_keras_object(self.condition_network),
         }
 
@@ -171,7 +171,7 @@ class Part(keras.Model):
         load = keras.saving.deserialize_keras_object
         return cls(
             [load(b, custom_objects) for b in config["bijectors"]],
-            load(config["prior"], custom_objects),
+            load(config["base"], custom_objects),
             load(config.get("condition_network"), custom_objects),
             name=config["name"],
             dtype=config["dtype"],

@@ -54,7 +54,7 @@ class PartView(NamedTuple):
       log_det: log|det| of the part's flow steps, [B], nats.
       condition: what the model is given with each example; None if nothing.
       given: what the part's bijectors read of it.
-      truncated_nll: the part's own negative log-likelihood with its prior of the output, [B], nats.
+      truncated_nll: the part's own negative log-likelihood with its base of the output, [B], nats.
       seed: for random numbers of `tf.random.stateless_uniform` and its like, int32 [2]. It follows from the
         seed of the run, the part, the number of the step and the replica; None where there is no step, or
         the objective is `per_example`.
@@ -72,5 +72,5 @@ class PartView(NamedTuple):
 
     @property
     def log_likelihood_term(self) -> tf.Tensor:
-        """The part's term of the whole model's log-likelihood, without a prior of h; [B], nats."""
+        """The part's term of the whole model's log-likelihood, without a base of h; [B], nats."""
         return self.latents_log_prob + self.log_det

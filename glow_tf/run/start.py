@@ -117,7 +117,7 @@ def start_from(path: str, start: Glow, glow: Glow) -> str:
     """Sets a model's weights to those of another model, and says what was done.
 
     All weights are set if both models are cut in the same places. Otherwise the weights of the flow steps and
-    the top prior are set, and the local priors, which only training uses, start anew.
+    the top base are set, and the local bases, which only training uses, start anew.
     """
     start = _resized(start, glow.config.image_shape)
     _check_same_flow(path, start.config, glow.config)

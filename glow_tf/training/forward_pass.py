@@ -90,7 +90,7 @@ class ForwardPass:
 
         Returns:
           The loss of every example that the phase minimises, [B], and for each part k that ran, the truncated
-          negative log-likelihood: that of the flow that ends with part k, scored by k's prior (Eq. 3, left
+          negative log-likelihood: that of the flow that ends with part k, scored by k's base (Eq. 3, left
           side), or by its objective if the phase minimises that and it is a likelihood, [B], or NaN if the
           phase passes over the part; all in bits per dimension. And the metrics of objectives, [B] each.
         """
@@ -136,7 +136,7 @@ class ForwardPass:
     def trained_variables(self, phase: Phase) -> list[list[keras.Variable]]:
         """Returns, for each active part, the variables that the phase trains.
 
-        Where a part's own objective is not minimised, its local prior is in no loss and stays as it is.
+        Where a part's own objective is not minimised, its local base is in no loss and stays as it is.
         """
         return [
             self.variables_of(k) if phase.minimises_objective_of(k) else self.glow.parts[k].flow_variables

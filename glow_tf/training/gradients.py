@@ -60,7 +60,7 @@ class OneTape:
                 counts = tf.cast(weight, losses.dtype)
                 (examples,) = over_replicas([tf.reduce_sum(counts)])
                 scaled = tf.math.divide_no_nan(tf.reduce_sum(counts * losses), examples)
-        # A loss need not depend on all that its part has, such as the prior of a split.
+        # A loss need not depend on all that its part has, such as the base of a split.
         gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         remaining = iter(over_replicas(gradients))
         of_parts = [[next(remaining) for _ in group] for group in groups]

@@ -16,7 +16,7 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.core.lazy import imported
 from glow_tf.internals import layers_within
 from glow_tf.model.glow import Glow
-from glow_tf.model.part_layers import bijectors_of, prior_of
+from glow_tf.model.part_layers import base_of, bijectors_of
 from glow_tf.model.parts import Part
 from glow_tf.model.passage import PartView
 
@@ -42,13 +42,13 @@ class LocalObjective(keras.layers.Layer):
 
     Attributes:
       is_likelihood: whether the losses are the negative log-likelihood of what enters the part, by a density
-        of the output in the place of its prior. `local_bpd` then reports it, where the part is trained on it.
+        of the output in the place of its base. `local_bpd` then reports it, where the part is trained on it.
       per_example: whether the loss of an example depends on that example alone, and on no random numbers.
         Then the cores of a CPU may compute it for a piece of the batch each.
       metric_names: of its metrics. Logs, history.csv and TensorBoard have the mean of each over an epoch's
         examples, with the number of the part: `accuracy_1`.
 
-    Reference: Glow parts, Eq. 3, of which `PriorObjective` is one.
+    Reference: Glow parts, Eq. 3, of which `BaseObjective` is one.
     """
 
     is_likelihood = False
@@ -79,10 +79,10 @@ class LocalObjective(keras.layers.Layer):
         return (input_shape[0],)
 
 
-class PriorObjective(LocalObjective):
-    """The part's truncated negative log-likelihood: its output is scored by its prior (Glow parts, Eq. 3).
+class BaseObjective(LocalObjective):
+    """The part's truncated negative log-likelihood: its output is scored by its base (Glow parts, Eq. 3).
 
-    The prior is a Gaussian, `standard` or `learned`, whose weights are the part's.
+    The base is a Gaussian, `standard` or `learned`, whose weights are the part's.
     """
 
     per_example = True
@@ -91,8 +91,8 @@ class PriorObjective(LocalObjective):
         return view.truncated_nll
 
 
-class FlowHead(PriorObjective):
-    """The same with a flow in the place of the prior: a narrow one that stands for everything after the part.
+class FlowHead(BaseObjective):
+    """The same with a flow in the place of the base: a narrow one that stands for everything after the part.
 
     Only the objective uses it, and its weights are the objective's.
     """
@@ -102,8 +102,8 @@ class FlowHead(PriorObjective):
     def __init__(self, layout: PartLayout, design: Architecture, dtype: str):
         super().__init__(dtype=dtype)
         of_flow = PartLayout(layout.head, layout.output_shape)
-        prior = prior_of(design.config, of_flow, True, dtype)
-        self.flow = Part(bijectors_of(design, of_flow, dtype), prior, dtype=dtype, name="head")
+        base = base_of(design.config, of_flow, True, dtype)
+        self.flow = Part(bijectors_of(design, of_flow, dtype), base, dtype=dtype, name="head")
 
     def build(self, output_shape: Sequence[int | None]) -> None:
         self.flow.build(output_shape)
@@ -148,19 +148,19 @@ def objectives_of(glow: Glow, given: Objectives) -> list[LocalObjective]:
 
     Given is a class, or a function without arguments, for an objective of every part but the last; or one
     objective for each part, None where the part keeps the model's. ConfigError if it is something else, or a
-    part that it is for has a local prior to train.
+    part that it is for has a local base to train.
     """
     found = _listed(given, len(glow.parts))
     for k, objective in enumerate(found[:-1]):
         if objective is not None and glow.config.local_prior != "standard":
             raise ConfigError(
-                "an objective of your own takes the place of the local prior, which must be standard. "
+                "an objective of your own takes the place of the local base, which must be standard. "
                 f"Received: local_prior={glow.config.local_prior!r}, and an objective for part {k + 1}"
             )
     layouts, dtype = glow.design.layouts, glow.dtype_policy.name
     for k, (own, layout) in enumerate(zip(found, layouts, strict=True)):
         with glow.on_device_of(k), seeded(glow.config.seed + k):
-            of_model = FlowHead(layout, glow.design, dtype) if layout.head else PriorObjective()
+            of_model = FlowHead(layout, glow.design, dtype) if layout.head else BaseObjective()
             found[k] = _built(own or of_model, glow.parts[k].output_event_shape)
     return found
 

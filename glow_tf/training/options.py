@@ -20,7 +20,7 @@ from glow_tf.devices.workers import in_several_processes
 from glow_tf.internals import rate_of
 from glow_tf.model.glow import Glow
 from glow_tf.training.inputs import DEFAULT_BATCH_SIZE
-from glow_tf.training.objective import LocalObjective, PriorObjective
+from glow_tf.training.objective import BaseObjective, LocalObjective
 from glow_tf.training.optimizers import BY_NAME, Optimizers, PartRate, RatePerWeight
 
 # What a saved trainer does not keep: where and how steps are computed.
@@ -144,7 +144,7 @@ def check_phases(glow: Glow, phases: Sequence[Phase], objectives: Iterable[Local
                 f"Received: phase '{phase}', whose parts have trainable=False"
             )
 
-    own = [k for k, objective in enumerate(objectives) if not isinstance(objective, PriorObjective)]
+    own = [k for k, objective in enumerate(objectives) if not isinstance(objective, BaseObjective)]
     if own and not any(phase.minimises_objective_of(k) for phase in phases for k in own):
         names = ", ".join(sorted({str(phase) for phase in phases}))
         warnings.warn(f"no phase trains a part on its own objective. Received: phases {names}", stacklevel=3)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from glow_tf.architectures.schedule import Phase
-from glow_tf.training.objective import PriorObjective
+from glow_tf.training.objective import BaseObjective
 from glow_tf.training.optimizers import Optimizers
 from glow_tf.training.options import CompileOptions
 
@@ -17,7 +17,7 @@ from glow_tf.training.options import CompileOptions
 def config_of(trainer: keras.Model) -> dict[str, Any]:
     """Returns the config of a `PartsTrainer`."""
     save = keras.saving.serialize_keras_object
-    own = [None if isinstance(o, PriorObjective) else save(o) for o in trainer.local_objectives]
+    own = [None if isinstance(o, BaseObjective) else save(o) for o in trainer.local_objectives]
     return {
         "name": trainer.name,
         "glow": save(trainer.glow),

@@ -17,7 +17,7 @@ from glow_tf.training import inputs
 from glow_tf.training.batch import Batch, Dataset, entering, filled_up, noise_of_step, seed_of_objective
 from glow_tf.training.forward_pass import ForwardPass
 from glow_tf.training.gradients import OneTape, StepGradients, TapePerPart
-from glow_tf.training.objective import PriorObjective
+from glow_tf.training.objective import BaseObjective
 from glow_tf.training.optimizers import Optimizers, check_rates, count_steps, steps_made
 from glow_tf.training.options import CompileOptions
 from glow_tf.training.prefix import PrefixCache
@@ -112,7 +112,7 @@ class TrainingSteps:
         """Raises DivergedError if the bits/dim in the logs of an epoch are those of a divergence."""
         bits, last = {"validation": logs.get("val_bpd", 0.0)}, phase.last
         objective = self._forward.objectives[last]
-        lowers = objective.is_likelihood or isinstance(objective, PriorObjective)  # others need not
+        lowers = objective.is_likelihood or isinstance(objective, BaseObjective)  # others need not
         trained = logs.get("bpd", logs.get(f"local_bpd_{last + 1}", math.nan) if lowers else math.nan)
         self.check_bits(phase, bits if math.isnan(trained) else {"training": trained, **bits})
 

@@ -214,7 +214,7 @@ def terms(glow: Glow, v: tf.Tensor, condition: Condition = None, mode: Mode = PL
                 output = bijector.forward_in_part(output, *read_by(bijector, context))
             found += [output.log_det, output.latents_log_prob]
             h = output.h
-    found[-1] += glow.parts[-1].prior.log_prob(h, context)
+    found[-1] += glow.parts[-1].base.log_prob(h, context)
     return [bits_per_dim(-term, glow.image_shape) for term in found]
 
 

@@ -36,7 +36,7 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
       sample(num int32[], temperature float32[], seed int32[]) → images uint8 [num, H, W, C]
       sample_checked(num int32[], temperature float32[], seed int32[]) → {images, limited}: as `sample`, and
         bool [num], whether activations were clipped to keep them finite
-      encode(images uint8 [B, H, W, C]) → eps float32 [B, D], every latent, whitened by its prior
+      encode(images uint8 [B, H, W, C]) → eps float32 [B, D], every latent, whitened by its base
       decode(eps float32 [B, D]) → images uint8 [B, H, W, C]
       log_prob(images uint8 [B, H, W, C], seed int32[]) → nats float32 [B]
       bits_per_dim(images uint8 [B, H, W, C], seed int32[]) → float32 [B]

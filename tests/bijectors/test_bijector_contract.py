@@ -19,7 +19,7 @@ from glow_tf.bijectors import (
     Dequantize,
     Equalize,
     FlowSplit,
-    GaussianPrior,
+    GaussianBase,
     Haar,
     InvertibleConv,
     LastLine,
@@ -148,8 +148,8 @@ BIJECTORS = {
     "split_bounded": lambda: Split("learned", bounded=True, **F64),
     "split_learned": lambda: Split("learned", **F64),
     "split_standard": lambda: Split("standard", **F64),
-    "prior_learned": lambda: GaussianPrior("learned", **F64),
-    "prior_standard": lambda: GaussianPrior("standard", **F64),
+    "prior_learned": lambda: GaussianBase("learned", **F64),
+    "prior_standard": lambda: GaussianBase("standard", **F64),
     "flow_step_lu": lambda: make_flow_step(**F64),
     "flow_step_own": lambda: OwnFlowStep(written("bijectors", Negate), config.CouplingConfig(6), **F64),
     "haar": lambda: Haar(**F64),
@@ -343,7 +343,7 @@ def test_weights_by_step_make_the_same_bijector_again(in_part):
 
 
 def test_a_part_takes_a_bijector_of_ones_own_that_factors_latents_out(x):
-    part = Part([Negate(**F64), LastChannelOut(**F64), Negate(**F64)], GaussianPrior(**F64), **F64)
+    part = Part([Negate(**F64), LastChannelOut(**F64), Negate(**F64)], GaussianBase(**F64), **F64)
     part.build(x.shape)
     output = part.call(x)
     assert part.latent_shapes == [(4, 4, 1)]
@@ -412,14 +412,14 @@ def test_gradients_reach_every_trainable_weight(bijector, x):
     with tf.GradientTape() as tape:
         y, log_det = bijector.forward_and_log_det(x)
         loss = tf.reduce_sum(tf.square(y)) + tf.reduce_sum(log_det)
-    # A middle part's local prior is in no likelihood of the whole chain.
+    # A middle part's local base is in no likelihood of the whole chain.
     weights = [
         w
         for w in bijector.trainable_variables
         if "part_1/prior" not in w.path and "part_2/prior" not in w.path
     ]
     if isinstance(bijector, Glow) and len(bijector.parts) == 2:
-        weights += bijector.parts[-1].prior.trainable_variables
+        weights += bijector.parts[-1].base.trainable_variables
     gradients = tape.gradient(loss, [w.value for w in weights])
     assert all(g is not None for g in gradients)
     assert all(float(tf.reduce_max(tf.abs(g))) > 0 for g in gradients if g.shape != ())
@@ -464,7 +464,7 @@ CONDITIONED = {
     "chain": lambda: Chain([ActNorm(**F64), make_flow_step(**READS, **F64), Split(**READS, **F64)], **F64),
     "stack": lambda: Stack(make_flow_step(**READS, **F64), 3, **F64),
     "split": lambda: Split(**READS, **F64),
-    "prior": lambda: GaussianPrior("learned", **READS, **F64),
+    "base": lambda: GaussianBase("learned", **READS, **F64),
     "flow_split": lambda: make_flow_split(given=CONDITION),
 }
 GIVEN = {
@@ -579,7 +579,7 @@ INVALID = {
     "coupling": (lambda: make_coupling(kind="linear"), "kind must be one of"),
     "scale": (lambda: make_coupling(scale="relu"), "scale must be one of"),
     "permutation": (lambda: InvertibleConv("qr"), "kind must be one of"),
-    "prior": (lambda: Split("flow"), "prior must be one of"),
+    "base": (lambda: Split("flow"), "base must be one of"),
     "norm": (lambda: make_coupling(norm="batch"), "norm must be one of"),
     "empty_chain": (lambda: Chain([]), "at least one bijector"),
     "stack_of_squeeze": (lambda: Stack(Squeeze(), 2), "derives from Repeatable"),

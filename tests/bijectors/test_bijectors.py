@@ -8,7 +8,7 @@ from small import make_coupling, make_flow_step, perturb
 from glow_tf.bijectors import (
     ActNorm,
     Dequantize,
-    GaussianPrior,
+    GaussianBase,
     InvertibleConv,
     LastLine,
     Split,
@@ -98,16 +98,16 @@ def test_coupling_scale_is_bounded_at_extreme_network_outputs(scale, output, rng
     np.testing.assert_allclose(layer.inverse_and_log_det(y)[0], x, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("prior", ["learned", "standard"])
-def test_split_scores_its_latent_as_a_conditional_gaussian(prior, rng):
-    layer = Split(prior, dtype="float64")
+@pytest.mark.parametrize("base", ["learned", "standard"])
+def test_split_scores_its_latent_as_a_conditional_gaussian(base, rng):
+    layer = Split(base, dtype="float64")
     x = tf.constant(rng.normal(size=(3, 4, 4, 6)))
     layer.build(x.shape)
     perturb(layer)
     h, (eps,), log_prob, _ = layer.forward_in_part(PartOutput.start(x))
     np.testing.assert_array_equal(h, x[..., :3])
     mean, deviation = np.zeros((3, 4, 4, 3)), np.ones((3, 4, 4, 3))
-    if prior == "learned":
+    if base == "learned":
         mean, raw = np.split(layer.network(h).numpy(), 2, axis=-1)
         deviation = np.exp(5 * np.tanh(raw / 5))
     z = x[..., 3:].numpy()
@@ -135,10 +135,10 @@ def test_bounded_features_shifts_and_deviations_stay_small_where_the_input_is_hu
     coupling.build(huge.shape)
     perturb(coupling, 0.3)
     shift, _ = coupling.parameters(huge[..., :3])
-    prior = GaussianPrior("learned", 5, bounded)
-    prior.build(huge.shape)
-    perturb(prior, 0.3)
-    _, log_deviation = prior.moments(huge, Context(1e3 * features))
+    base = GaussianBase("learned", 5, bounded)
+    base.build(huge.shape)
+    perturb(base, 0.3)
+    _, log_deviation = base.moments(huge, Context(1e3 * features))
     found = [float(tf.reduce_max(tf.abs(values))) for values in (features, shift, log_deviation)]
     if bounded:
         assert max(f / bound for f, bound in zip(found, (3, 10, 3), strict=True)) <= 1
@@ -165,7 +165,7 @@ def test_the_last_line_of_a_far_off_latent_has_a_finite_log_det():
     np.testing.assert_allclose(log_det[near], -layer.forward_and_log_det(x)[1][near], rtol=1e-4)
 
 
-@pytest.mark.parametrize("make", [ActNorm, make_flow_step, lambda: GaussianPrior("learned"), Standardize])
+@pytest.mark.parametrize("make", [ActNorm, make_flow_step, lambda: GaussianBase("learned"), Standardize])
 def test_unknown_height_and_width_are_named(make):
     layer = make()
     layer.build((None, 4, 4, 6))

@@ -38,8 +38,8 @@ def test_what_acts_on_the_flow_is_divided_by_the_number_of_flow_steps():
 def test_priors_and_permutations_keep_their_rate():
     glow = small_glow(perturbed=False, permutation="plain", split_prior="learned", coupling="additive")
     for part in glow.parts:
-        assert [rate_factor(v, 4) for v in part.prior.trainable_variables] == [1.0] * len(
-            part.prior.trainable_variables
+        assert [rate_factor(v, 4) for v in part.base.trainable_variables] == [1.0] * len(
+            part.base.trainable_variables
         )
     assert rate_factor(weight_of(glow.parts[0], "block_1_flow_steps/conv_kernel"), 4) == 3 / 4
 

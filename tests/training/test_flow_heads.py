@@ -72,8 +72,8 @@ def test_a_head_that_is_the_rest_gives_the_models_own_likelihood(parts, small_im
     trainer = PartsTrainer(glow)
     for k, head in enumerate(heads_of(trainer)):
         rest = [b for later in glow.parts[k + 1 :] for b in later.bijectors]
-        own = get_weights_by_step([*rest, glow.parts[-1].prior])
-        set_weights_by_step([*head.bijectors, head.prior], own)
+        own = get_weights_by_step([*rest, glow.parts[-1].base])
+        set_weights_by_step([*head.bijectors, head.base], own)
     whole = glow.bits_per_dim(small_images, trainer.seed)
     loss, truncated = objectives(trainer, tf.constant(small_images), simultaneous(len(glow.parts)))
     assert len(truncated) == len(glow.parts)

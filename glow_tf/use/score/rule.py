@@ -44,7 +44,7 @@ def place_maps(glow: Glow, images: tf.Tensor, condition: Condition = None, mode:
             h, eps, log_det = places_in_part(bijector, h, context)
             if not isinstance(bijector, LastLine):  # its density is fixed
                 add(log_det, eps)
-    eps, log_det = log_det_by_place(glow.parts[-1].prior, h, context)
+    eps, log_det = log_det_by_place(glow.parts[-1].base, h, context)
     add(log_det, (eps,))
     return {size: _summary(log_dets.get(size, 0.0), tf.concat(own, axis=-1)) for size, own in latents.items()}
 

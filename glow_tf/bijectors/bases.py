@@ -26,7 +26,7 @@ from glow_tf.config import GAUSSIANS
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class GaussianPrior(Bijector):
+class GaussianBase(Bijector):
     """A Gaussian density of a tensor, written as the bijector that whitens the tensor.
 
     Forward:   eps = (h − mean_c) / deviation_c      log_det = −H·W·Σ_c log deviation_c
@@ -39,7 +39,7 @@ class GaussianPrior(Bijector):
     Args:
       kind: `standard` (mean 0 and deviation 1, as in the paper) or `learned` (one mean and one log-deviation
         per channel; all start at 0).
-      condition_channels: channels of the condition that a learned prior reads; 0: none.
+      condition_channels: channels of the condition that a learned base reads; 0: none.
       bounded: whether log-deviations stay within ±3 instead of ±5.
 
     Raises:
@@ -94,8 +94,8 @@ class GaussianPrior(Bijector):
 
 
 @log_det_by_place.register
-def _(prior: GaussianPrior, x: tf.Tensor, context: Context = ALONE) -> WithMap:
-    return with_slopes(lambda x: prior.forward_and_log_det(x, context)[0], x)
+def _(base: GaussianBase, x: tf.Tensor, context: Context = ALONE) -> WithMap:
+    return with_slopes(lambda x: base.forward_and_log_det(x, context)[0], x)
 
 
 def _log_det(x: tf.Tensor, log_deviation: tf.Tensor) -> tf.Tensor:
@@ -106,10 +106,10 @@ def _log_det(x: tf.Tensor, log_deviation: tf.Tensor) -> tf.Tensor:
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
-class UniformPrior(Bijector):
+class UniformBase(Bijector):
     """The uniform density of images of numbers in [−½, ½), which is 1; as a bijector, the identity.
 
-    It is the local prior of a level, whose output is the image of half the size. That image is all that the
+    It is the local base of a level, whose output is the image of half the size. That image is all that the
     next level learns, and nothing of it is the level's own.
     """
 
