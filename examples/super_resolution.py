@@ -100,7 +100,7 @@ class Details:
         eps = tf.random.stateless_normal((len(half), *self.part.latent_shapes[0]), (seed, 1))
         return self._invert(half, temperature * eps)
 
-    def levels(self, x: tf.Tensor) -> np.ndarray:
+    def grey_values(self, x: tf.Tensor) -> np.ndarray:
         """Returns images as real numbers between 0 and the highest level."""
         return np.clip(self.glow.dequantize.inverse_and_log_det(x)[0] - 0.5, 0, self.glow.dequantize.bins - 1)
 
@@ -126,15 +126,15 @@ def main(data_dir: str) -> None:
     print(f"{details.bits_of_gaussian(test, fitted_on):.3f} as a Gaussian around bicubic interpolation")
 
     middle = details.real(images.test, noise=0.5)  # of the bins: nothing is drawn
-    half, true = details.half(middle), details.levels(middle)
+    half, true = details.half(middle), details.grey_values(middle)
     zero, bicubic = details.draw(half, 0.0), details.bicubic(half)
     same_means = bicubic - details.bicubic(details.half(bicubic) - half)
     for name, x in (("temperature 0", zero), ("bicubic", bicubic), ("bicubic, means put right", same_means)):
-        print(f"squared error, {name}: {np.square(details.levels(x) - true).mean():.1f} levels²")
+        print(f"squared error, {name}: {np.square(details.grey_values(x) - true).mean():.1f} grey values²")
 
     small = tf.repeat(tf.repeat(half, 2, 1), 2, 2)
     columns = [small, bicubic, zero, details.draw(half, 0.7, 1), details.draw(half, 0.7, 2), middle]
-    shown = np.stack([details.levels(x)[:SHOWN] for x in columns], 1)  # [images, columns, H, W, C]
+    shown = np.stack([details.grey_values(x)[:SHOWN] for x in columns], 1)  # [images, columns, H, W, C]
     shown = np.pad(shown, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)]).swapaxes(1, 2)
     picture = shown.reshape(shown.shape[0] * shown.shape[1], -1, shown.shape[-1])
     picture = np.kron(picture, np.ones((4, 4, 1))) * (255 / true.max())

@@ -12,10 +12,10 @@ from glow_tf.config import MOST_EQUALIZED
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Dequantize(Bijector):
-    """Centres and scales pixel levels: the map between [0, 2^n_bits) and [−½, ½).
+    """Centres and scales grey values: the map between [0, 2^n_bits) and [−½, ½).
 
-    A byte b has the level ⌊b / 2^(8−n_bits)⌋. With more than 8 bits, images are integers of 16 bits, and
-    16 stands for the 8. The *dequantised* value is v = level + noise, with noise uniform in [0, 1). The
+    A byte b has the grey value ⌊b / 2^(8−n_bits)⌋. With more than 8 bits, images are integers of 16 bits, and
+    16 stands for the 8. The *dequantised* value is v = grey value + noise, with noise uniform in [0, 1). The
     model's input is y. The log-density of v is in expectation a lower bound on the log-probability of the
     byte.
 
@@ -23,8 +23,8 @@ class Dequantize(Bijector):
                exactly n_bits bits per dimension)
     Inverse:   v = (y + ½) · 2^n_bits
 
-    `levels` maps bytes to levels, and `to_output` maps v back to bytes. `to_output` rounds *down*: a v at the
-    middle of its bin (noise ½) gives the right byte despite any error below half a level.
+    `grey_values` maps bytes to them, and `to_output` maps v back to bytes. `to_output` rounds *down*: a v at
+    the middle of its bin (noise ½) gives the right byte despite any error below half a grey value.
 
     `Standardize` stands in its place in a model of real values, `Equalize` where images have flat regions.
 
@@ -47,21 +47,21 @@ class Dequantize(Bijector):
         self.bins = 2**n_bits
         stored = 8 if n_bits <= 8 else 16
         self.output_dtype = f"uint{stored}"
-        self.bin_width = 2 ** (stored - n_bits)  # in levels of a byte
+        self.bin_width = 2 ** (stored - n_bits)  # in grey values of a byte
         self.built = True
 
     def adapt(self, images: np.ndarray) -> None:
         """Learns from all training images [N, H, W, C] what is to be known of them: here, nothing."""
 
-    def levels(self, images: tf.Tensor) -> tf.Tensor:
+    def grey_values(self, images: tf.Tensor) -> tf.Tensor:
         """Drops the lowest 8 − n_bits bits: bytes [B, H, W, C] → whole numbers in the compute dtype."""
         # As int32: ONNX Runtime has no division of uint8.
         return tf.cast(tf.cast(images, tf.int32) // self.bin_width, self.compute_dtype)
 
     def to_output(self, v: tf.Tensor) -> tf.Tensor:
         """Rounds dequantised values [B, H, W, C] down to bytes, the lowest 8 − n_bits bits 0, and clips."""
-        level = tf.clip_by_value(tf.floor(v), 0, self.bins - 1)
-        return tf.cast(level * self.bin_width, self.output_dtype)
+        value = tf.clip_by_value(tf.floor(v), 0, self.bins - 1)
+        return tf.cast(value * self.bin_width, self.output_dtype)
 
     def forward_and_log_det(self, x: tf.Tensor) -> WithLogDet:
         return x / self.bins - 0.5, per_example(self._log_det(x), x)
@@ -73,29 +73,29 @@ class Dequantize(Bijector):
         return tf.constant(-math.prod(x.shape[1:]) * self.n_bits * math.log(2), x.dtype)
 
 
-FREQUENT = 4  # times the average frequency of a level
+FREQUENT = 4  # times the average frequency of a grey value
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class Equalize(Dequantize):
-    """Histogram equalisation of frequent levels: stands in the place of `Dequantize`.
+    """Histogram equalisation of frequent grey values: stands in the place of `Dequantize`.
 
-    Where many pixels have the same level, as on a black ground, their noise is tiny beside the range of the
-    image, and a flow needs many steps to scale it up there and nowhere else. Here levels that are more than
-    four times as frequent as the average level have more room: `share` of the range [−½, ½) is divided by how
-    many training pixels each has, with the mean of all other levels for these; the rest is divided evenly.
-    Among the other levels the map stays linear.
+    Where many pixels have the same value, as on a black ground, their noise is tiny beside the range of the
+    image, and a flow needs many steps to scale it up there and nowhere else. Here grey values that are more
+    than four times as frequent as the average have more room: `share` of the range [−½, ½) is divided by how
+    many training pixels each has, with the mean of all others for these; the rest is divided evenly. Among
+    the others the map stays linear.
 
-    With room_c[l] the length of level l's interval in channel c, Σ_l room_c[l] = 1, and ℓ = ⌊v⌋,
+    With room_c[l] the length of grey value l's interval in channel c, Σ_l room_c[l] = 1, and ℓ = ⌊v⌋,
     Forward:   y = Σ_{l<ℓ} room_c[l] + (v − ℓ)·room_c[ℓ] − ½      log_det = Σ log room_c[ℓ]
-    Inverse:   finds ℓ by bisection; beyond the range the map goes on as in its first and last level.
+    Inverse:   finds ℓ by bisection; beyond the range the map goes on as in its first and last grey value.
 
     The rooms are no trained weights. `adapt` sets them from all training images; otherwise `initialize` sets
     them from a batch. They depend on nothing else, so parts of `levels` that are trained apart have the same.
 
     Args:
       n_bits: bits kept per pixel and channel, 1 to 8.
-      share: in (0, 0.9]. A level has at least 1 − share of the room that it has in `Dequantize`.
+      share: in (0, 0.9]. A grey value has at least 1 − share of the room that it has in `Dequantize`.
 
     Raises:
       ValueError: n_bits or share is out of range.
@@ -139,42 +139,42 @@ class Equalize(Dequantize):
 
     def forward_and_log_det(self, x: tf.Tensor) -> WithLogDet:
         self._ensure_built(x)
-        level = tf.clip_by_value(tf.floor(x), 0, self.bins - 1)
+        value = tf.clip_by_value(tf.floor(x), 0, self.bins - 1)
         # Of a NaN, which makes its image's density one, the cast may be any integer.
-        place = tf.clip_by_value(tf.cast(level, tf.int32), 0, self.bins - 1)
-        room, start = self._of_levels(place, *self._tables())
-        return start + (x - level) * room - 0.5, tf.reduce_sum(tf.math.log(room), axis=[1, 2, 3])
+        place = tf.clip_by_value(tf.cast(value, tf.int32), 0, self.bins - 1)
+        room, start = self._of_grey_values(place, *self._tables())
+        return start + (x - value) * room - 0.5, tf.reduce_sum(tf.math.log(room), axis=[1, 2, 3])
 
     def inverse_and_log_det(self, y: tf.Tensor) -> WithLogDet:
         self._require_built()
         place, (lengths, starts) = y + 0.5, self._tables()
-        level = tf.zeros_like(y, tf.int32)
+        value = tf.zeros_like(y, tf.int32)
         for bit in reversed(range(self.n_bits)):  # gathers alone: ONNX has no search
-            higher = level + 2**bit
-            (start,) = self._of_levels(higher, starts)
-            level = tf.where(start <= place, higher, level)
-        room, start = self._of_levels(level, lengths, starts)
-        v = tf.cast(level, y.dtype) + (place - start) / room
+            higher = value + 2**bit
+            (start,) = self._of_grey_values(higher, starts)
+            value = tf.where(start <= place, higher, value)
+        room, start = self._of_grey_values(value, lengths, starts)
+        v = tf.cast(value, y.dtype) + (place - start) / room
         return v, -tf.reduce_sum(tf.math.log(room), axis=[1, 2, 3])
 
     def _tables(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the room of each level and where it starts, [C, levels] both."""
+        """Returns the room of each grey value and where it starts, [C, grey values] both."""
         return self.room.value, tf.cumsum(self.room.value, axis=1, exclusive=True)
 
-    def _of_levels(self, level: tf.Tensor, *tables: tf.Tensor) -> list[tf.Tensor]:
-        """Returns what tables [C, levels] have for levels [B, H, W, C]."""
-        place = level + self.bins * tf.range(self.room.shape[0])
+    def _of_grey_values(self, values: tf.Tensor, *tables: tf.Tensor) -> list[tf.Tensor]:
+        """Returns what tables [C, grey values] have for grey values [B, H, W, C]."""
+        place = values + self.bins * tf.range(self.room.shape[0])
         return [tf.gather(tf.reshape(table, [-1]), place) for table in tables]
 
 
 def rooms(counts: np.ndarray, share: float) -> np.ndarray:
-    """Returns the lengths of the levels' intervals, whose sum is 1, of their counts of pixels [C, levels]."""
-    levels = counts.shape[1]
+    """Returns the lengths of the grey values' intervals, whose sum is 1, of their counts of pixels [C, V]."""
+    count = counts.shape[1]
     frequencies = counts / counts.sum(axis=1, keepdims=True)
-    frequent = frequencies > FREQUENT / levels
+    frequent = frequencies > FREQUENT / count
     rest = 1 - np.sum(frequencies, axis=1, keepdims=True, where=frequent)
     others = np.sum(~frequent, axis=1, keepdims=True)  # most of them: less than a quarter is frequent
-    return share * np.where(frequent, frequencies, rest / others) + (1 - share) / levels
+    return share * np.where(frequent, frequencies, rest / others) + (1 - share) / count
 
 
 @keras.saving.register_keras_serializable(package="glow_tf")
@@ -185,7 +185,7 @@ class Standardize(Bijector):
     Inverse:   v = y · deviation + mean
 
     It stands where a model of bytes has `Dequantize`. Nothing is added to the data and nothing is rounded:
-    `levels` and `to_output` only convert types, so the log-density of v is exact.
+    `grey_values` and `to_output` only convert types, so the log-density of v is exact.
 
     `initialize` sets mean and deviation from a batch, `adapt` from all data. The weight `initialized` records
     that this has happened, so a restored layer keeps what it has. A channel that is constant has the
@@ -206,7 +206,7 @@ class Standardize(Bijector):
         self.initialized = self.add_weight(name="initialized", shape=(), dtype="int64", trainable=False)
         self.built = True
 
-    def levels(self, images: tf.Tensor) -> tf.Tensor:
+    def grey_values(self, images: tf.Tensor) -> tf.Tensor:
         """Returns real values [B, H, W, C] in the compute dtype."""
         return tf.cast(images, self.compute_dtype)
 

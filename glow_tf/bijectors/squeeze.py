@@ -121,7 +121,7 @@ class LastLine(Bijector):
 
     Let d be the difference between the last line and the line before it, and e its first channel, and of
     every other channel the difference from the channel before: e_c = d_c − d_{c−1}. The density of e is
-    fixed: Johnson's S_U distribution of slope a = 0.4 and scale b = 1/512, of half a level.
+    fixed: Johnson's S_U distribution of slope a = 0.4 and scale b = 1/512, of half a grey value.
     Forward:   eps = a·asinh(e / b)      log_det = Σ log a − log(e² + b²) / 2
     Inverse:   e = b·sinh(eps / a), from which d and the line follow.
     So log p(line | the rest) = log N(eps; 0, I) + log_det. It is exact, and there is nothing to learn.

@@ -36,7 +36,7 @@ CONDITION = (  # of a command without images
 )
 WHITE = (
     0,
-    "The level that pictures show as white, for data that do not use all 256; 0: what the preset says, "
+    "The grey value that pictures show as white, for data that do not use all 256; 0: what the preset says, "
     "otherwise 255.",
 )
 
@@ -103,8 +103,8 @@ def images_of(values: flags.FlagValues, model: Glow, any_size: bool = False) -> 
     top, highest = _top(values), max(int(found.images.max(initial=0)) for found in groups)
     if model.data_dtype == "uint8" and highest > top:
         print(
-            f"WARNING: the model's data have levels up to {top}, and these images up to {highest}. So its "
-            "numbers for them say little."
+            f"WARNING: the model's data have grey values up to {top}, and these images up to {highest}. So "
+            "its numbers for them say little."
         )
     given = [fitted_condition(model, found.condition, "a data set") for found in groups]
     return [dataclasses.replace(own, condition=of_own) for own, of_own in zip(groups, given, strict=True)]
@@ -237,21 +237,21 @@ def _check_writable(name: str, folder: pathlib.Path, received: pathlib.Path) -> 
 
 
 def white_of(values: flags.FlagValues) -> int:
-    """Returns the level that is shown as white; ConfigError if --white is not a level."""
+    """Returns the grey value that is shown as white; ConfigError if --white is not a grey value."""
     white = values.white or _top(values)
     if not 1 <= white <= 255:
-        raise ConfigError(f"white must be 0 or a level from 1 to 255. Received: {white=}")
+        raise ConfigError(f"white must be 0 or a grey value from 1 to 255. Received: {white=}")
     return white
 
 
 def _top(values: flags.FlagValues) -> int:
-    """Returns the highest level of the model's data as far as it is known; ConfigError if a preset lies."""
+    """Returns the highest grey value of the model's data, if that is known; ConfigError if a preset lies."""
     from glow_tf.store import about
 
     top = about(values.model).get("top", 255)
     if not isinstance(top, int) or not 1 <= top <= 255:
         raise ConfigError(
-            f"a preset's top must be a level from 1 to 255. Received: {values.model!r} with {top=}"
+            f"a preset's top must be a grey value from 1 to 255. Received: {values.model!r} with {top=}"
         )
     return top
 

@@ -61,7 +61,7 @@ def main(values: flags.FlagValues) -> None:
         rows.append(drawn.reshape(-1, columns, *drawn.shape[1:]))
         blank = int(np.sum(np.ptp(drawn.reshape(len(drawn), -1), axis=1) == 0))
         limited = sum(each.limited for each in found)
-        for count, what in ((blank, "have a single level"), (limited, "needed clipped activations")):
+        for count, what in ((blank, "have a single grey value"), (limited, "needed clipped activations")):
             if count:
                 print(f"At temperature {temperature:g}, {count} of {len(drawn)} images {what}.")
     write_rows(np.concatenate(rows))

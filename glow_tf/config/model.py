@@ -218,7 +218,7 @@ class ModelConfig:
     equalize: float = setting(
         0.0,
         "For images with flat regions, such as drawings: in this share of the range of pixels, up to 0.9, "
-        "levels that are far more frequent than others have room by their frequency. For n_bits up to 8.",
+        "grey values that are far more frequent than others have room by that. For n_bits up to 8.",
     )
     coarsest_squeeze: str = setting(
         "auto",

@@ -101,8 +101,8 @@ class ImageData:
         return found | {f"{split} conditions": own for split, own in self.conditions.items()}
 
     @property
-    def levels(self) -> int:
-        """All levels of the training and test images, combined by a bitwise or; real data have none: 0."""
+    def values_used(self) -> int:
+        """Grey values of training and test images, combined by a bitwise or; real data have none: 0."""
         if self.train.dtype.kind == "f":
             return 0
         every = (piece for own in (self.train, self.test) for piece in pieces(own))
@@ -124,7 +124,7 @@ class ImageData:
 
     @functools.cached_property
     def top(self) -> int:
-        """The largest level of the training images."""
+        """The largest grey value of the training images."""
         return int(max(own.max() for own in pieces(self.train)))
 
     @functools.cached_property

@@ -21,7 +21,7 @@ from glow_tf.data.arrays import DataSet, Examples
 from glow_tf.data.image_files import NO_CLASSES, Files, find_files, images_below
 from glow_tf.data.pictures import Picture, read_picture, type_of_inputs
 
-DARK = 2**14  # levels of 16 bits below it: such as those of cameras of 10 or 12 bits
+DARK = 2**14  # grey values of 16 bits below it: such as those of cameras of 10 or 12 bits
 NAMED = 10  # at most this many files that cannot be read are named
 
 
@@ -102,7 +102,7 @@ class Pictures:
         self._bytes = 0
         self._problems: list[str] = []
         self._turned = 0
-        self._tops: list[int] = []  # the largest levels of pictures of 16 bits
+        self._tops: list[int] = []  # the largest grey values of pictures of 16 bits
         self._enlarged: list[int] = []  # the sides of the pictures that were enlarged
 
     def add(self, pictures: Iterable[tuple[pathlib.Path, Picture]]) -> None:
@@ -139,8 +139,8 @@ class Pictures:
             notes.append(f"Turned upright, as their EXIF data say: {self._turned} of {total} images.")
         if self._tops and max(self._tops) < DARK:
             notes.append(
-                f"Dark: {len(self._tops)} of {total} images have 16 bits and no level above "
-                f"{max(self._tops)} of 65535; stretch their levels if they are of fewer bits."
+                f"Dark: {len(self._tops)} of {total} images have 16 bits and no grey value above "
+                f"{max(self._tops)} of 65535; stretch their grey values if they are of fewer bits."
             )
         return notes
 

@@ -46,7 +46,7 @@ class Picture:
     side: int = 0  # the shorter side of the picture in the file, in pixels
     turned: bool = False  # whether its EXIF orientation was applied
     problem: str = ""  # why it could not be read, or empty
-    top: int = 0  # its largest level, if it has 16 bits; otherwise 0
+    top: int = 0  # its largest grey value, if it has 16 bits; otherwise 0
 
 
 def read_picture(path: pathlib.Path, size: int, dtype: str = "uint8") -> Picture:
@@ -188,7 +188,7 @@ def _pixels(image: Image.Image, least: int) -> np.ndarray:
         raise ValueError(f"its pixels are {kind} of unknown range; save it with 8 or 16 bits{or_train}")
     deep = image.mode.startswith("I")  # 16 bits per pixel, which PIL's convert would cut off at 255
     if deep:
-        image = image.convert("I").point([(level + 128) // 257 for level in range(2**16)], "L")
+        image = image.convert("I").point([(value + 128) // 257 for value in range(2**16)], "L")
     # Transparent pixels would otherwise show whatever colour lies hidden under them.
     transparent = not deep and ("A" in image.getbands() or "transparency" in image.info)
     kind = "L" if image.mode in ("1", "L", "LA") or _has_grey_palette(image) else "RGB"

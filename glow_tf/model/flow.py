@@ -151,7 +151,7 @@ class Flow(DensityModel):
     def dequantized(
         self, images: Array, noise: Array | float | None = None, seed: tf.Tensor | int = 0
     ) -> tf.Tensor:
-        """Adds noise to the levels of bytes: v in [0, 2^n_bits), [B, H, W, C]. Real data stay as they are.
+        """Adds noise to grey values: v in [0, 2^n_bits), [B, H, W, C]. Real data stay as they are.
 
         Args:
           images: [B, H, W, C], of the type of the model's data; of levels, of any size that they halve.
@@ -165,12 +165,12 @@ class Flow(DensityModel):
         shape = (None, None, self.image_shape[-1]) if self.design.any_size else self.image_shape
         images = checked_images(images, shape, self.data_dtype)
         if self.config.is_real:
-            return self.dequantize.levels(images)
+            return self.dequantize.grey_values(images)
         if noise is None:
             noise = tf.random.stateless_uniform(tf.shape(images), seed=[seed, 0], dtype=self.compute_dtype)
         elif np.ndim(noise):  # not one number for all pixels
             tf.debugging.assert_equal(tf.shape(noise), tf.shape(images), "noise must have the images' shape")
-        return self.dequantize.levels(images) + tf.cast(noise, self.compute_dtype)
+        return self.dequantize.grey_values(images) + tf.cast(noise, self.compute_dtype)
 
     def enter(self, images: Array, noise: Array | float | None, seed: tf.Tensor | int = 0) -> Passage:
         """Makes the passage before part 1, without condition; arguments as in `dequantized`.

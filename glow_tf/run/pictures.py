@@ -49,7 +49,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def stretched(images: np.ndarray, top: int) -> np.ndarray:
-    """Spreads levels 0 … top over 0 … 255, for data that does not use the whole range."""
+    """Spreads grey values 0 … top over 0 … 255, for data that does not use the whole range."""
     return np.clip(images.astype(np.float32) * (255 / max(top, 1)), 0, 255).astype(np.uint8)
 
 

@@ -30,7 +30,7 @@ def decide(
     Returns them, the images, cut as they say, and the prior that the run starts from, if it does.
     """
     examples = len(images.train) + len(images.validation)
-    known = settings.Images(images.image_shape, examples, images.levels, images.condition_shape)
+    known = settings.Images(images.image_shape, examples, images.values_used, images.condition_shape)
     decided, glow, said = settings.resolve(asked, known), None, []
     cut = _with_validation(decided.config, images)
     if name := decided.prior:

@@ -110,9 +110,9 @@ def save(
       model: to keep.
       folder: to write. If it holds a preset, and nothing else, this is replaced when the new one is complete.
       about: for the card and for programs: `title`, `data`, `command`, `seed`, `test_bpd`, `test_bpd_se`,
-        `test_examples`, `epochs`, `top` (the data's largest level), `image_size` (what an empty --image_size
-        means; 0: each image's own), `limits`, `licence`; any may be absent, and a number that is not finite
-        is left out.
+        `test_examples`, `epochs`, `top` (the data's largest grey value), `image_size` (what an empty
+        --image_size means; 0: each image's own), `limits`, `licence`; any may be absent, and a number that is
+        not finite is left out.
       weights_dtype: `float32`, or `float16`, which takes half the space and rounds every weight of a part to
         11 bits, unless it is too large for that.
 

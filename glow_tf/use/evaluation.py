@@ -175,15 +175,15 @@ def _terms_of_draws(
 
 
 def _terms_with_variational_noise(
-    glow: Glow, levels: tf.Tensor, condition: Condition, uniform: tf.Tensor, mode: Mode
+    glow: Glow, grey_values: tf.Tensor, condition: Condition, uniform: tf.Tensor, mode: Mode
 ) -> list[tf.Tensor]:
-    """Returns what `terms` does, of levels [B, H, W, C] and noise that uniform noise is made into."""
+    """Returns what `terms` does, of grey values [B, H, W, C] and noise that uniform noise is made into."""
 
     def log_prob(v: tf.Tensor) -> tf.Tensor:
         return -nats(tf.add_n(terms(glow, v, condition, mode)), glow.image_shape)
 
-    noise, log_q = variational_noise(log_prob, levels, tf.cast(uniform, levels.dtype))
-    dequantisation, *others = terms(glow, levels + noise, condition, mode)
+    noise, log_q = variational_noise(log_prob, grey_values, tf.cast(uniform, grey_values.dtype))
+    dequantisation, *others = terms(glow, grey_values + noise, condition, mode)
     return [dequantisation + bits_per_dim(log_q, glow.image_shape), *others]
 
 
@@ -225,7 +225,7 @@ BELOW_ONE = 1 - 2.0**-24  # the next number in float32
 
 
 def variational_noise(
-    log_prob: Callable[[tf.Tensor], tf.Tensor], levels: tf.Tensor, uniform: tf.Tensor
+    log_prob: Callable[[tf.Tensor], tf.Tensor], grey_values: tf.Tensor, uniform: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Draws noise that lies where the density of a model is high, and returns it with its log-density.
 
@@ -237,23 +237,23 @@ def variational_noise(
 
     Args:
       log_prob: log p of dequantised values [B, H, W, C]: [B], nats.
-      levels: whole numbers, [B, H, W, C].
+      grey_values: whole numbers, [B, H, W, C].
       uniform: noise in [0, 1), which is made into the other, [B, H, W, C].
 
     Returns:
-      The noise, [B, H, W, C], with which a level does not reach the next one, and log q(noise | levels),
-      [B], nats.
+      The noise, [B, H, W, C], with which a grey value does not reach the next one, and log q of the noise
+      given them, [B], nats.
 
     Reference: Ho et al. 2019 (Flow++), section 3.1, https://arxiv.org/abs/1902.00275; there a network makes q
     """
-    tilt, kept, slope = (tf.zeros_like(levels) for _ in range(3))
+    tilt, kept, slope = (tf.zeros_like(grey_values) for _ in range(3))
     bounds = []
-    least = tf.fill(tf.shape(levels)[:1], tf.constant(np.inf, levels.dtype))
-    step = STEP * tf.ones_like(levels[:, :1, :1, :1])
+    least = tf.fill(tf.shape(grey_values)[:1], tf.constant(np.inf, grey_values.dtype))
+    step = STEP * tf.ones_like(grey_values[:, :1, :1, :1])
     for _ in range(STEPS):
         mean = mean_of(tilt)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            v = levels + mean
+            v = grey_values + mean
             tape.watch(v)
             found = log_prob(v)
         gradient = tape.gradient(found, v)
@@ -269,14 +269,14 @@ def variational_noise(
         tilt = kept + step * (slope - kept)
     # What is said at the mean need not hold around it. Noise that is the same for every image tells, but for
     # what is chance: the variance of log p of uniform noise, which is about twice what there is to gain.
-    other = tf.random.stateless_uniform(tf.shape(levels[:1]), (0, 0), dtype=levels.dtype)
+    other = tf.random.stateless_uniform(tf.shape(grey_values[:1]), (0, 0), dtype=grey_values.dtype)
     noise = tilted(other, tilt)
-    gain = log_prob(levels + noise) - log_density(noise, tilt) - log_prob(levels + other)
+    gain = log_prob(grey_values + noise) - log_density(noise, tilt) - log_prob(grey_values + other)
     expected = bounds[0] - least  # of them the first is that of uniform noise
     holds = gain > tf.minimum(expected - DEVIATIONS * tf.sqrt(2 * expected), 0)
     tilt = tf.where(holds[:, None, None, None], tilt, 0)
-    # A sum is rounded, to the next level as well, of which a density may say something else.
-    noise = tf.minimum(tilted(uniform, tilt), tf.math.nextafter(levels + 1, levels) - levels)
+    # A sum is rounded, to the next grey value as well, of which a density may say something else.
+    noise = tf.minimum(tilted(uniform, tilt), tf.math.nextafter(grey_values + 1, grey_values) - grey_values)
     return noise, log_density(noise, tilt)
 
 

@@ -39,11 +39,11 @@ def as_tfp_bijector(glow: Glow, condition: Any = None) -> tfb.Bijector:
 def as_distribution(glow: Glow, condition: Any = None) -> tfd.Distribution:
     """Returns the Glow's density of *dequantised* images as a `tfd.Distribution`.
 
-    The event shape is [H, W, C], the batch shape is []. A value is the level of a byte (byte // 2^(8−n_bits))
-    plus noise in [0, 1); `glow.dequantized(images)` makes values from bytes. `log_prob` is exact for such
-    real numbers, in nats. At level + uniform noise it is the lower bound that `Glow.log_prob` computes. For a
-    model of real data, values are the data. `log_prob` runs the model forward once, and `sample` runs it
-    inverse once. Its `distribution` is that of the latents, and its `bijector` maps them to values. Arguments
+    The event shape is [H, W, C], the batch shape is []. A value is a grey value (byte // 2^(8−n_bits)) plus
+    noise in [0, 1); `glow.dequantized(images)` makes values from bytes. `log_prob` is exact for such real
+    numbers, in nats. With uniform noise it is the lower bound that `Glow.log_prob` computes. For a model of
+    real data, values are the data. `log_prob` runs the model forward once, and `sample` runs it inverse once.
+    Its `distribution` is that of the latents, and its `bijector` maps them to values. Arguments
     and errors are as in `as_tfp_bijector`.
     """
     return _Density(glow, condition)

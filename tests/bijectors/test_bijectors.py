@@ -29,7 +29,7 @@ def test_every_byte_survives_dequantisation_with_its_low_bits_cleared(n_bits):
     images = tf.cast(images, tf.uint8)
     kept = images // 2 ** (8 - n_bits) * 2 ** (8 - n_bits)
     for noise in (0.0, 0.5, 0.999):
-        y, _ = layer.forward_and_log_det(layer.levels(images) + noise)
+        y, _ = layer.forward_and_log_det(layer.grey_values(images) + noise)
         assert -0.5 <= float(tf.reduce_min(y)) <= float(tf.reduce_max(y)) < 0.5
         np.testing.assert_array_equal(layer.to_output(layer.inverse_and_log_det(y)[0]), kept)
 

@@ -319,7 +319,7 @@ def test_a_file_larger_than_memory_stays_on_the_disk_with_the_same_splits(large_
         np.testing.assert_array_equal(getattr(found, split), own)
         assert fingerprint(getattr(found, split)) == fingerprint(own)
     np.testing.assert_array_equal(load_split(DataConfig(name, test_examples=7), "train")[0].images, rest[:7])
-    assert found.levels == np.bitwise_or.reduce(np.concatenate([rest[:40], images[9::10]]), None)
+    assert found.values_used == np.bitwise_or.reduce(np.concatenate([rest[:40], images[9::10]]), None)
     assert found.top == rest[:40].max()
     assert found.overlaps == {"validation": (0, 8), "test": (0, 6)}
 
