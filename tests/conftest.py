@@ -61,8 +61,8 @@ def presets_loaded_once(monkeypatch):
     from glow_tf import store
     from glow_tf.store import load as load_glow
 
-    def load(path):
-        return preset_once(str(path)) if str(path) in store.names() else load_glow(path)
+    def load(path, *which):
+        return preset_once(str(path)) if str(path) in store.names() else load_glow(path, *which)
 
     monkeypatch.setattr(store, "load", load)
 

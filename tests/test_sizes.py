@@ -14,7 +14,6 @@ from small import (
 
 import glow_tf
 from glow_tf import ConfigError
-from glow_tf.architectures import Levels
 from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.commands import cli
 from glow_tf.use import levels
@@ -77,9 +76,7 @@ def test_the_finest_part_makes_every_level_of_another_size(own, shape, count, co
 def test_a_model_of_one_level_fits_large_images(eager):
     """A part of details, and a flow of 4×4: a prior of images of any size."""
     own = made(num_blocks=1)
-    counts = [
-        Levels().resized(own.config, (h, w, 3))[0].num_blocks for h, w in ((32, 32), (64, 64), (1000, 667))
-    ]
+    counts = [own.design.resized((h, w, 3))[0].num_blocks for h, w in ((32, 32), (64, 64), (1000, 667))]
     assert counts == [4, 5, 8]
     glow, images = own.resized((33, 50, 3)), images_of((33, 50, 3), 2)
     np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)

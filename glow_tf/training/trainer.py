@@ -166,7 +166,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
             condition = self.glow.checked_condition(condition)
             for k, (objective, h) in enumerate(zip(self.local_objectives, outputs, strict=True)):
                 with self.glow.on_device_of(k):
-                    objective.initialize(h, self.glow.parts[k].read(condition))
+                    objective.initialize(h, self.glow.parts[k].read(condition).condition)
 
     @property
     def initialized(self) -> bool:

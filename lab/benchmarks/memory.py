@@ -177,7 +177,9 @@ def gradients_by_block(glow: Any, passage: Any) -> list[tuple[Any, Any]]:
         part, is_last = glow.parts[k], k == len(glow.parts) - 1
         variables = list(part.trainable_variables if is_last else part.flow_variables)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([h := tf.identity(entering[k].h), *(v.value for v in variables)])
+            with tf.control_dependencies(of_next):  # or TensorFlow runs it at once, and keeps what it makes
+                h = tf.identity(entering[k].h)
+            tape.watch([h, *(v.value for v in variables)])
             after, view = glow.through_part(k, entering[k]._replace(h=h), mode)
             nats = view.truncated_nll if is_last else -view.log_likelihood_term
             results = [tf.reduce_mean(nats)] if is_last else [tf.reduce_mean(nats), after.h]

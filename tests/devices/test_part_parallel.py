@@ -6,6 +6,7 @@ import tensorflow as tf
 from small import eagerly, fit_phases, make_small_images, small_config
 
 from glow_tf import Glow, PartsTrainer, RunConfig, phases
+from glow_tf.architectures.design import check_run
 from glow_tf.core.errors import ConfigError
 from glow_tf.devices.strategies import part_devices
 from glow_tf.training.optimizers import FusedAdamax
@@ -93,4 +94,4 @@ def test_devices_are_named_or_taken_in_order():
 )
 def test_what_does_not_go_together_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        RunConfig.from_settings({"workdir": "unused", "parts": "by_block:2", **changes})
+        check_run(RunConfig.from_settings({"workdir": "unused", "parts": "by_block:2", **changes}))

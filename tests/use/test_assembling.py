@@ -11,6 +11,7 @@ from small import make_small_images
 
 import glow_tf
 from glow_tf import ConfigError
+from glow_tf.architectures.design import check_run
 from glow_tf.architectures.levels import Levels
 from glow_tf.commands import cli
 from glow_tf.use import assemble, save_run_to_preset
@@ -133,4 +134,4 @@ def test_what_does_not_fit_together_is_refused(parts, whole, tmp_path, monkeypat
 @pytest.mark.parametrize("changes", [{"only_part": 4}, {"only_part": 1, "architecture": "glow"}], ids=str)
 def test_only_a_part_of_levels_is_trained_alone(changes, tmp_path):
     with pytest.raises(ConfigError, match=r"only_part needs architecture=levels.*Received: only_part="):
-        glow_tf.RunConfig.from_settings({**SETTINGS, "workdir": str(tmp_path), **changes})
+        check_run(glow_tf.RunConfig.from_settings({**SETTINGS, "workdir": str(tmp_path), **changes}))

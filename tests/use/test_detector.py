@@ -166,7 +166,7 @@ DAMAGES = {
         "features must be the network that it was fitted with: 'mine'",
     ),
     "a copy of another model": (with_another_copy, "the tuned model must be a copy of the prior"),
-    "no prior": (lambda folder: shutil.rmtree(folder / "prior"), "preset must be one of"),
+    "no prior": (lambda folder: shutil.rmtree(folder / "prior"), "no such preset"),
     "an array missing": (with_arrays(lambda own: own.pop("scale")), "none for 'scale'"),
     "another rule": (
         with_arrays(lambda own: own.update({"places 0 mean": np.zeros(2, np.float32)})),
