@@ -1,5 +1,6 @@
 """The numbers of the README are those of the CSVs, and docs/results.md says where each is from."""
 
+import collections
 import csv
 import re
 import statistics
@@ -579,3 +580,15 @@ def test_each_csv_and_figure_is_cited_by_a_page():
 
 def test_history_fits_on_one_page():
     assert len((ROOT / "docs" / "history.md").read_text().split()) <= 900
+
+
+def test_how_often_commands_were_killed():
+    rows = rows_of(RESULTS / "kills.csv")
+    page = " ".join((ROOT / "docs" / "reliability.md").read_text().split())
+    counts = collections.Counter((row["command"], row["signal"]) for row in rows)
+    assert f"**{len(rows)} kills at random moments" in page
+    assert f"training by SIGKILL {counts.pop(('train', 'KILL'))} times" in page
+    assert len(counts) == 15
+    assert set(counts.values()) == {30}
+    ended = [row for row in rows if row["status"] not in ("0", "130", "-2", "-9")]  # by no sentence
+    assert all(float(row["seconds"]) < 1 or row["after"] == "new" for row in ended)

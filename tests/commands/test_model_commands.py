@@ -94,7 +94,7 @@ def test_a_saved_model_is_refused_with_what_loads_it(here, exported_once, capsys
         ("sample", ["--temperatures=-1"], "temperatures must be one or more numbers from 0"),
         ("sample", ["--num=3"], "num must be even"),
         ("sample", ["--output=grid.jpg"], "output must be a .png file"),
-        ("sample", ["--white=300"], "white must be 0 or a level from 1 to 255"),
+        ("sample", ["--white=300"], "white must be 0 or a grey value from 1 to 255"),
         ("evaluate", ["--dataset=folder:absent"], "needs an existing folder"),
         ("evaluate", ["--examples=-1"], "examples must be 0 or a positive integer"),
         ("enlarge", ["--temperature=0,1"], "temperature must be one number"),
@@ -191,7 +191,7 @@ def test_what_cannot_be_done_is_named(folders, capsys, arguments, message):
 
 def test_commands_take_pictures_of_other_sizes_and_say_that_they_are_brighter(folders, capsys):
     assert run("evaluate", "--dataset=folder:mixed") == 0
-    assert "data have levels up to 128, and these images up to " in capsys.readouterr().out
+    assert "data have grey values up to 128, and these images up to " in capsys.readouterr().out
 
 
 def test_a_run_from_a_preset_needs_images_of_its_shape(folders, capsys):
