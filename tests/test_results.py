@@ -9,6 +9,7 @@ import pytest
 from small import ROOT
 
 from lab import CONFIGS
+from lab.benchmarks import memory
 from lab.studies import comparison, curves
 from lab.studies.study import read_study
 from lab.studies.table import read_table
@@ -244,29 +245,57 @@ def test_the_papers_schedule_at_equal_time():
 
 def test_the_memory_of_the_finest_level():
     found = {
-        (row["side"], row["crop"], row["width"], row["subject"]): [int(row["above_mb"]), int(row["peak_mb"])]
-        for row in rows_of(RESULTS / "peaks.csv")
+        tuple(row[name] for name in ("side", "crop", "width", "subject", "phase")): row
+        for row in rows_of(RESULTS / "memory_levels.csv")
     }
+    glow, levels = "Glow 3 x 8, end to end", "levels 8, 4, 4, 4"
 
-    def shares(subject, crop, *sizes):
-        """Returns what each size takes, over a Glow end to end: above the start, and in all."""
+    def shares(crop, *sizes, subject=levels, phase="part 1", column="above_mb"):
+        """Returns what each size takes, over a Glow end to end."""
         pairs = [
-            (found[side, crop, width, subject], found[side, "0", width, "Glow 3 x 8, end to end"])
+            (found[side, crop, width, subject, phase], found[side, "0", width, glow, "end_to_end"])
             for side, width in sizes
         ]
-        return [sorted(own[k] / glow[k] for own, glow in pairs) for k in range(2)]
+        return sorted(float(own[column]) / float(of_glow[column]) for own, of_glow in pairs)
 
     small, large = [("32", "64"), ("32", "256")], ("256", "64")
-    above, whole = shares("levels 8, 4, 4, 4, part 1 alone", "0", *small, large)
-    (crop,), (whole_crop,) = shares("levels 8, 4, 4, 4, part 1 alone", "64", large)
-    (again,), _ = shares("Glow 3 x 8, end to end, recomputed", "0", large)
-    (together,), _ = shares("levels 8, 4, 4, 4, all parts", "64", large)
-    (wide, narrow), _ = shares("levels 8, 4, 4, 4, all parts", "0", *small)
+    above = shares("0", *small, large)
+    whole = shares("0", *small, large, column="peak_mb")
+    (crop,), (whole_crop,) = shares("64", large), shares("64", large, column="peak_mb")
+    (again,) = shares("0", large, subject=f"{glow}, recomputed", phase="end_to_end")
+    (together,) = shares("64", large, phase="simultaneous")
+    narrow, wide = shares("0", *small, phase="simultaneous")
     text = text_of("docs/results/levels.md")
     assert f"needs {above[0]:.1f} to {above[-1]:.1f} of the memory" in text
-    assert f"all levels together {narrow:.1f} and {wide:.1f}." in text
+    assert f"all levels together {wide:.1f} and {narrow:.1f}." in text
     assert f"one needs {crop:.1f}, all {together:.1f}, and a Glow that recomputes {again:.1f}." in text
     assert f"{whole[0]:.2f} to {whole[-1]:.2f}, with crops {whole_crop:.2f}.**" in text
+
+
+def test_memory_against_seconds():
+    rows = rows_of(RESULTS / "memory.csv")
+    shares = collections.defaultdict(list)
+    for size in dict.fromkeys((row["flow_steps"], row["side"]) for row in rows):
+        points = memory.steps_of([row for row in rows if (row["flow_steps"], row["side"]) == size])
+        time, most = points["end to end"]
+        for name, (own_time, own_most) in points.items():
+            shares[name].append((own_time / time, own_most / most))
+    assert {len(found) for found in shares.values()} == {7}
+
+    def of(name, column):
+        found = [share[column] for share in shares[name]]
+        return min(found), max(found)
+
+    text, again = text_of("docs/performance.md"), "recomputed step by step"
+    assert "two take {:.2f} to {:.2f} of the memory".format(*of("two parts", 1)) in text
+    assert "four {:.2f} to {:.2f} |".format(*of("four parts", 1)) in text
+    assert "| {:.2f} to {:.2f} of it, and".format(*of(f"end to end, {again}", 1)) in text
+    assert "{:.1f} to {:.1f} times the time of a step".format(*of(f"end to end, {again}", 0)) in text
+    assert "with two parts {:.2f} to {:.2f}.".format(*of(f"two parts, {again}", 1)) in text
+    slowest, fastest = (1 / share for share in of("four parts", 0))
+    assert f"takes {fastest:.1f} to {slowest:.1f} times as long" in text
+    least, _ = of("end to end, half the batch twice", 1)
+    assert f"saves up to {1 - least:.2f} of the memory" in text
 
 
 def test_heads_in_longer_training():
