@@ -462,6 +462,14 @@ def test_what_a_prior_is_worth():
         assert f" | {' | '.join(texts)} |" in readme
         assert ", ".join(texts) in row_of("160 images: untouched, tuned")
         gains.append(min(needed["levels"], needed["glow"]) - needed["prior"])
+    of_20 = [row for row in rows_of(RESULTS / "prior.csv") if row["images"] == "20"]
+    for name in dict.fromkeys(row["set"] for row in of_20):
+        texts = []
+        for start in spreads:
+            own = [row for row in of_20 if (row["set"], row["start"]) == (name, start)]
+            bits = min(own, key=lambda row: float(row["validation_bpd"]))["test_bpd"]
+            texts.append(f"{float(bits):.3f}" if bits else "diverged")
+        assert f" | {' | '.join(texts)} |" in page
     text = " ".join(page.split())
     assert f"{min(gains):.2f} to {max(gains):.2f} bits/dim against the better" in text
     assert f"gains {min(of_tuning):.2f} to {max(of_tuning):.2f} of it" in text
