@@ -198,7 +198,8 @@ def prepare(asked: Asked, workdir: Workdir, strategy: Strategy) -> Run:
     model, of_data, start = with_registered(expected.model), expected.data, None
     if not asked.needs_images:
         _devices(expected)
-    elif "validation_examples" not in asked.given:  # they decide how many are held out
+    elif "validation_examples" not in (asked.typed if asked.may_take_prior else asked.given):
+        # The images decide how many are held out.
         of_data = dataclasses.replace(of_data, validation_examples=0)
     if expected.init_from and not (asked.may_take_prior or workdir.finished_epochs):
         start = load_start(expected.init_from, model)

@@ -60,7 +60,7 @@ def _with_validation(config: RunConfig, images: data.ImageData) -> data.ImageDat
     """Returns the images as `data.load` would cut them now."""
     if config.data.validation_examples == len(images.validation):
         return images
-    if config.data.train_examples:  # those after them are not there
+    if config.data.train_examples or len(images.validation):  # those after them are not there
         return data.load(config.data)
     return images.with_validation(config.data.validation_examples)
 

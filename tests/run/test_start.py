@@ -116,6 +116,12 @@ def test_a_run_without_a_flagfile_starts_from_the_prior_and_goes_on_with_it(
     assert f"--init_from= (was {preset})" in capsys.readouterr().err
 
 
+def test_a_flagfile_that_holds_no_images_out_leaves_it_to_the_prior(pictures, tmp_path, capsys, eager):
+    flags = ["--flagfile=own_images", f"--dataset=folder:{pictures}", "--image_size=8", "--part_epochs=1"]
+    assert cli.run("train", [*flags, f"--workdir={tmp_path / 'run'}", *QUIET]) == 0
+    assert "32 training + 8 validation + 8 test images" in capsys.readouterr().out
+
+
 class KilledError(Exception):
     """Stands for a kill."""
 
