@@ -219,6 +219,11 @@ class Architecture(abc.ABC):
             f"would. Received: architecture={self.config.architecture!r}, image_shape={image_shape}"
         )
 
+    def takes_also(self, image_shape: tuple[int, int, int]) -> bool:
+        """Whether images have another size than the model's, and its parts, which have none, take them."""
+        own = self.config.image_shape
+        return self.any_size and own[:2] != image_shape[:2] and own[2] == image_shape[2]
+
     def serving(self, image_shape: tuple[int, int, int], level: int) -> int:
         """Returns which part makes the details of a level, from 0, of images of a shape; only of levels."""
         return level

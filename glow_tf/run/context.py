@@ -30,7 +30,7 @@ from glow_tf.model.glow import Glow
 from glow_tf.run import tables
 from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes
 from glow_tf.run.checksums import check_same_data, fingerprints, write_data
-from glow_tf.run.settings import Asked
+from glow_tf.run.settings import IMAGES, Asked, Decided
 from glow_tf.run.start import decide, load_start, start_from
 from glow_tf.run.workdir import Workdir
 from glow_tf.training import inputs
@@ -191,20 +191,22 @@ def _devices(config: RunConfig) -> list[str]:
     return strategies.part_devices(config.strategy, config.part_devices, design_of(config.model).num_parts)
 
 
-def prepare(asked: Asked, workdir: Workdir, strategy: Strategy) -> Run:
-    """Reads the data, makes model, trainer and checkpoints, claims the workdir; ConfigError if it cannot."""
+def prepare(asked: Asked, expected: Decided, workdir: Workdir, strategy: Strategy) -> Run:
+    """Reads the data, makes model, trainer and checkpoints, claims the workdir; ConfigError if it cannot.
+
+    What is expected is `likely` of what is asked for.
+    """
     # What may be refused comes before the data, which may take long.
-    expected = workdir.config
-    model, of_data, start = with_registered(expected.model), expected.data, None
+    config, start = expected.config, None
+    model, of_data = with_registered(config.model), config.data
     if not asked.needs_images:
-        _devices(expected)
-    elif "validation_examples" not in (asked.typed if asked.may_take_prior else asked.given):
-        # The images decide how many are held out.
+        _devices(config)
+    if expected.sources["validation_examples"] == IMAGES:  # then they decide how many are held out
         of_data = dataclasses.replace(of_data, validation_examples=0)
-    if expected.init_from and not (asked.may_take_prior or workdir.finished_epochs):
-        start = load_start(expected.init_from, model)
-    if expected.train.objective:
-        imported_objective(expected.train.objective)
+    if config.init_from and not (asked.may_take_prior or workdir.finished_epochs):
+        start = load_start(config.init_from, model)
+    if config.train.objective:
+        imported_objective(config.train.objective)
     images = data.load(of_data)
     for note in images.notes:
         print(printable(note))

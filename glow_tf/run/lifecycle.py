@@ -60,7 +60,8 @@ def train(run: RunConfig | Asked, export: Exporter, callbacks: Callbacks = ()) -
     """
     start = time.monotonic()
     asked = run if isinstance(run, Asked) else Asked(run.to_settings())
-    config = likely(asked).config
+    expected = likely(asked)
+    config = expected.config
     cluster = cluster_of(config.strategy)
     workdir = Workdir(config, is_chief(cluster))
     try:
@@ -72,7 +73,7 @@ def train(run: RunConfig | Asked, export: Exporter, callbacks: Callbacks = ()) -
         with _naming_a_lost_process(cluster):
             strategy = _set_up(config, cluster)
             with interrupts():
-                return _train(prepare(asked, workdir, strategy), export, callbacks, start)
+                return _train(prepare(asked, expected, workdir, strategy), export, callbacks, start)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(workdir.kept()) from None
     finally:

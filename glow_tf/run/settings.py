@@ -221,9 +221,8 @@ def _settings_of(model: ModelConfig) -> dict[str, Any]:
 
 def _fitted(model: ModelConfig, image_shape: tuple[int, int, int]) -> ModelConfig:
     """Returns a model's settings for images of another size, if it takes them."""
-    is_other = model.image_shape[:2] != image_shape[:2] and model.image_shape[2] == image_shape[2]
     design = design_of(model)
-    return design.resized(image_shape)[0] if is_other and design.any_size else model
+    return design.resized(image_shape)[0] if design.takes_also(image_shape) else model
 
 
 # Without a flagfile

@@ -58,11 +58,13 @@ def decide(
 
 def _with_validation(config: RunConfig, images: data.ImageData) -> data.ImageData:
     """Returns the images as `data.load` would cut them now."""
-    if config.data.validation_examples == len(images.validation):
+    count = config.data.validation_examples
+    if count == len(images.validation):
         return images
-    if config.data.train_examples or len(images.validation):  # those after them are not there
+    # Of `train_examples` alone, or of images that are cut already, some are not there; too many are refused.
+    if config.data.train_examples or len(images.validation) or count >= len(images.train):
         return data.load(config.data)
-    return images.with_validation(config.data.validation_examples)
+    return images.with_validation(count)
 
 
 def _scores(glow: Glow, images: data.ImageData, seed: int) -> tuple[float, float]:
@@ -91,8 +93,7 @@ def settings_of_size(model: ModelConfig) -> tuple[str, ...]:
 
 def _resized(glow: Glow, image_shape: tuple[int, int, int]) -> Glow:
     """Returns a model for images of another size; the same one if its parts have one size."""
-    is_other = glow.config.image_shape[:2] != image_shape[:2] and glow.config.image_shape[2] == image_shape[2]
-    return glow.resized(image_shape) if is_other and glow.design.any_size else glow
+    return glow.resized(image_shape) if glow.design.takes_also(image_shape) else glow
 
 
 def load_start(path: str, model: ModelConfig) -> Glow:
