@@ -246,6 +246,23 @@ def variational_noise(
 
     Reference: Ho et al. 2019 (Flow++), section 3.1, https://arxiv.org/abs/1902.00275; there a network makes q
     """
+    tilt, expected = _searched_tilt(log_prob, grey_values)
+    # What is said at the mean need not hold around it. Noise that is the same for every image tells, but for
+    # what is chance: the variance of log p of uniform noise, which is about twice what there is to gain.
+    other = tf.random.stateless_uniform(tf.shape(grey_values[:1]), (0, 0), dtype=grey_values.dtype)
+    noise = tilted(other, tilt)
+    gain = log_prob(grey_values + noise) - log_density(noise, tilt) - log_prob(grey_values + other)
+    holds = gain > tf.minimum(expected - DEVIATIONS * tf.sqrt(2 * expected), 0)
+    tilt = tf.where(holds[:, None, None, None], tilt, 0)
+    # A sum is rounded, to the next grey value as well, of which a density may say something else.
+    noise = tf.minimum(tilted(uniform, tilt), tf.math.nextafter(grey_values + 1, grey_values) - grey_values)
+    return noise, log_density(noise, tilt)
+
+
+def _searched_tilt(
+    log_prob: Callable[[tf.Tensor], tf.Tensor], grey_values: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns a good tilt, [B, H, W, C], and how much better its bound is than that of uniform noise, [B]."""
     tilt, kept, slope = (tf.zeros_like(grey_values) for _ in range(3))
     bounds = []
     least = tf.fill(tf.shape(grey_values)[:1], tf.constant(np.inf, grey_values.dtype))
@@ -267,17 +284,7 @@ def variational_noise(
         slope = tf.where(better, tf.where(tf.math.is_finite(gradient), gradient, 0), slope)
         step = tf.where(better, step, SHORTER * step)
         tilt = kept + step * (slope - kept)
-    # What is said at the mean need not hold around it. Noise that is the same for every image tells, but for
-    # what is chance: the variance of log p of uniform noise, which is about twice what there is to gain.
-    other = tf.random.stateless_uniform(tf.shape(grey_values[:1]), (0, 0), dtype=grey_values.dtype)
-    noise = tilted(other, tilt)
-    gain = log_prob(grey_values + noise) - log_density(noise, tilt) - log_prob(grey_values + other)
-    expected = bounds[0] - least  # of them the first is that of uniform noise
-    holds = gain > tf.minimum(expected - DEVIATIONS * tf.sqrt(2 * expected), 0)
-    tilt = tf.where(holds[:, None, None, None], tilt, 0)
-    # A sum is rounded, to the next grey value as well, of which a density may say something else.
-    noise = tf.minimum(tilted(uniform, tilt), tf.math.nextafter(grey_values + 1, grey_values) - grey_values)
-    return noise, log_density(noise, tilt)
+    return tilt, bounds[0] - least  # of them the first is that of uniform noise
 
 
 def tilted(uniform: tf.Tensor, tilt: tf.Tensor) -> tf.Tensor:

@@ -77,8 +77,8 @@ def load_trainer(workdir: str | os.PathLike, which: str = "last") -> PartsTraine
     checkpoints.read({**state_of(trainer), "epochs": epochs}, path, partly=True)
     trainer.averages.swap()  # a checkpoint's model has the averages
     trainer.finished_epochs = int(epochs)
-    ahead = trainer.phases[trainer.finished_epochs :]
-    trainer.set_phase(ahead[0] if ahead else end_to_end(len(trainer.glow.parts)))
+    phases = (*trainer.phases, end_to_end(len(trainer.glow.parts)))
+    trainer.set_phase(phases[min(trainer.finished_epochs, len(phases) - 1)])
     return trainer
 
 
