@@ -292,6 +292,9 @@ def test_memory_against_seconds():
     assert "| {:.2f} to {:.2f} of it, and".format(*of(f"end to end, {again}", 1)) in text
     assert "{:.1f} to {:.1f} times the time of a step".format(*of(f"end to end, {again}", 0)) in text
     assert "with two parts {:.2f} to {:.2f}.".format(*of(f"two parts, {again}", 1)) in text
+    pairs = zip(shares["four parts"], shares[f"end to end, {again}"], strict=True)
+    ratios = [own[1] / other[1] for own, other in pairs]
+    assert f"need {min(ratios):.1f} to {max(ratios):.1f} times the memory" in text
     slowest, fastest = (1 / share for share in of("four parts", 0))
     assert f"takes {fastest:.1f} to {slowest:.1f} times as long" in text
     least, _ = of("end to end, half the batch twice", 1)
