@@ -101,7 +101,7 @@ class Run:
 
     @functools.cached_property
     def parameters(self) -> list[int]:
-        """Number of trainable parameters of each part; those of local priors are not among them."""
+        """Number of trainable parameters of each part; those of local bases are not among them."""
         *others, last = self.glow.parts
         of_parts = [*(part.flow_variables for part in others), last.trainable_variables]
         return [sum(v.value.shape.num_elements() for v in variables) for variables in of_parts]

@@ -104,7 +104,7 @@ def save(
 ) -> None:
     """Keeps a model as a preset: config.json, model.safetensors and a card, README.md.
 
-    The model is kept whole: without its cuts and without the local priors, which only training uses.
+    The model is kept whole: without its cuts and without the local bases, which only training uses.
 
     Args:
       model: to keep.

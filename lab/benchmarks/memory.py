@@ -106,7 +106,9 @@ def _measure(
     before = _megabytes()
     of_model = {name: settings[name] for name in ("architecture", "parts") if name in settings}
     config = glow_tf.ModelConfig((side, side, 3), flow_steps=flow_steps, width=width, **of_model)
-    glow, optimizer = glow_tf.Glow(config), keras.optimizers.Adamax(RATE)
+    accumulated = halves if halves > 1 else None
+    optimizer = keras.optimizers.Adamax(RATE, gradient_accumulation_steps=accumulated)
+    glow = glow_tf.Glow(config)
     if settings.get("by_block"):
         glow.initialize(images[:batch])
         step = step_by_block(glow, optimizer)
@@ -115,8 +117,6 @@ def _measure(
             for k in range(STEPS):
                 step(images[k * batch : (k + 1) * batch])
     else:
-        if halves > 1:
-            optimizer = keras.optimizers.Adamax(RATE, gradient_accumulation_steps=halves)
         trainer = glow_tf.PartsTrainer(glow)
         recomputes = settings.get("reversible", False)
         trainer.compile(
@@ -193,13 +193,12 @@ def gradients_by_block(glow: Any, passage: Any) -> list[tuple[Any, Any]]:
 
 def steps_of(rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[float, float]]:
     """Returns the milliseconds, mean of phases, and the MB, most of any phase, of each subject of a size."""
-    phases: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[Mapping[str, str]]] = {}
     for row in rows:
-        phases.setdefault(row["subject"], []).append((float(row["cpu_ms"]), float(row["above_mb"])))
+        found.setdefault(row["subject"], []).append(row)
     return {
-        name: (sum(ms) / len(ms), max(mb))
-        for name, found in phases.items()
-        for ms, mb in [zip(*found, strict=True)]
+        name: (np.mean([float(row["cpu_ms"]) for row in own]), max(float(row["above_mb"]) for row in own))
+        for name, own in found.items()
     }
 
 
