@@ -42,23 +42,23 @@ def climbed(height: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor, moves: t
     return v.read_value()
 
 
-def denoised(glow: glow_tf.Glow, noisy: np.ndarray) -> np.ndarray:
+def denoised(flow: glow_tf.Flow, noisy: np.ndarray) -> np.ndarray:
     """Removes Gaussian noise from images uint8 [N, H, W, C]."""
-    y = glow.dequantized(noisy, noise=0.5)
-    sigma = SIGMA / glow.dequantize.bin_width
+    y = flow.dequantized(noisy, noise=0.5)
+    sigma = SIGMA / flow.dequantize.bin_width
 
     def height(v: tf.Tensor) -> tf.Tensor:
         misfit = tf.reduce_sum(tf.square((v - y) / sigma), axis=[1, 2, 3]) / 2
-        return glow.dequantized_log_prob(v) - misfit
+        return flow.dequantized_log_prob(v) - misfit
 
-    return glow.dequantize.to_output(climbed(height, y, tf.ones_like(y))).numpy()
+    return flow.dequantize.to_output(climbed(height, y, tf.ones_like(y))).numpy()
 
 
-def inpainted(glow: glow_tf.Glow, images: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+def inpainted(flow: glow_tf.Flow, images: np.ndarray, unknown: np.ndarray) -> np.ndarray:
     """Fills in pixels where `unknown`, bool [H, W], is true; it starts from the harmonic filling."""
-    start = glow.dequantized(harmonic(images, unknown), noise=0.5)
+    start = flow.dequantized(harmonic(images, unknown), noise=0.5)
     moves = tf.cast(unknown[:, :, np.newaxis], start.dtype)
-    filled = glow.dequantize.to_output(climbed(glow.dequantized_log_prob, start, moves)).numpy()
+    filled = flow.dequantize.to_output(climbed(flow.dequantized_log_prob, start, moves)).numpy()
     return np.where(unknown[:, :, np.newaxis], filled, images)
 
 
@@ -79,19 +79,19 @@ def psnr(images: np.ndarray, truth: np.ndarray) -> float:
 
 def main() -> None:
     """Damages test images, restores them, and prints what is gained."""
-    glow = glow_tf.load("digits")
+    flow = glow_tf.load("digits")
     truth = data.load(glow_tf.DataConfig("digits")).test[:100]
     noise = np.random.default_rng(0).normal(0, SIGMA, truth.shape)
     noisy = np.clip(np.round(truth + noise), 0, 255).astype(np.uint8)
     blurs = [gaussian_filter(noisy.astype(float), (0, s, s, 0)) for s in np.arange(0.3, 1.0, 0.1)]
     blurred = max(psnr(own, truth) for own in blurs)
     print(f"noisy {psnr(noisy, truth):.1f} dB, the best blur {blurred:.1f} dB,", end=" ")
-    print(f"likeliest {psnr(denoised(glow, noisy), truth):.1f} dB")
+    print(f"likeliest {psnr(denoised(flow, noisy), truth):.1f} dB")
     unknown = np.zeros(truth.shape[1:3], bool)
     unknown[2:6, 2:6] = True
     filled = psnr(harmonic(truth, unknown), truth)
     print(f"a square filled: harmonic {filled:.1f} dB,", end=" ")
-    print(f"likeliest {psnr(inpainted(glow, truth, unknown), truth):.1f} dB")
+    print(f"likeliest {psnr(inpainted(flow, truth, unknown), truth):.1f} dB")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def condition_of(noisy: tf.Tensor, n_bits: int) -> tf.Tensor:
     return tf.nn.space_to_depth(noisy / 2**n_bits - 0.5, 2)
 
 
-def train(images: np.ndarray, n_bits: int, epochs: int, given: bool) -> glow_tf.Glow:
+def train(images: np.ndarray, n_bits: int, epochs: int, given: bool) -> glow_tf.Flow:
     """Returns a Glow of images that is given their noisy copies, or nothing."""
     height, width, channels = images.shape[1:]
     config = glow_tf.ModelConfig(
@@ -81,8 +81,8 @@ def train(images: np.ndarray, n_bits: int, epochs: int, given: bool) -> glow_tf.
         )
     else:
         batches = batches.map(lambda k, x: x)
-    glow = glow_tf.Glow(config)
-    trainer = glow_tf.PartsTrainer(glow, seed=SEED)
+    flow = glow_tf.Flow(config)
+    trainer = glow_tf.PartsTrainer(flow, seed=SEED)
     settings = glow_tf.TrainConfig(part_epochs=epochs, finetune_epochs=0, batch_size=BATCH)
     trainer.compile(settings, steps_per_epoch=steps)
     start = time.monotonic()
@@ -90,7 +90,7 @@ def train(images: np.ndarray, n_bits: int, epochs: int, given: bool) -> glow_tf.
     seconds = time.monotonic() - start
     what = "given noisy ones" if given else "alone"
     print(f"{epochs} epochs of {len(images)} images, {what}: {seconds:.0f} s")
-    return glow
+    return flow
 
 
 def blurred(noisy: np.ndarray, deviation: float) -> np.ndarray:
@@ -118,12 +118,12 @@ def main(data_dir: str) -> None:
     clean, noisy = levels_of(test, n_bits).numpy(), with_noise(test, n_bits, -1).numpy()
     given = condition_of(noisy, n_bits)
     alone = np.mean(train(images.train, n_bits, epochs, given=False).bits_per_dim(test, seed=0))
-    glow = train(images.train, n_bits, epochs, given=True)
-    bits = np.mean(glow.bits_per_dim(test, seed=0, condition=given))
+    flow = train(images.train, n_bits, epochs, given=True)
+    bits = np.mean(flow.bits_per_dim(test, seed=0, condition=given))
     print(f"clean images: {bits:.3f} bits/dim given noisy ones, {alone:.3f} without")
 
     def draw(temperature: float, seed: int = 0) -> np.ndarray:
-        drawn = glow.sample_dequantized(len(test), temperature, seed, condition=given)
+        drawn = flow.sample_dequantized(len(test), temperature, seed, condition=given)
         return np.clip(drawn - 0.5, 0, 2**n_bits - 1)  # the middle of a bin is its level
 
     draws = np.stack([draw(1.0, seed) for seed in range(DRAWS)])

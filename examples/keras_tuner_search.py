@@ -31,7 +31,7 @@ def main(folder: pathlib.Path) -> dict[str, float]:
             level_steps=f"{fine},{coarse}",
             condition_features=8,
         )
-        trainer = glow_tf.PartsTrainer(glow_tf.Glow(config))
+        trainer = glow_tf.PartsTrainer(glow_tf.Flow(config))
         trainer.compile(
             glow_tf.TrainConfig(
                 schedule="simultaneous",

@@ -37,10 +37,10 @@ def main(folder: pathlib.Path) -> dict[str, float]:
         ),
     ).map(lambda images, labels: images)  # a density model has no use for labels
 
-    glow = glow_tf.Glow(
+    flow = glow_tf.Flow(
         glow_tf.ModelConfig(digits.image_shape, n_bits=5, num_blocks=2, flow_steps=2, width=16, parts=(1, 3))
     )
-    trainer = glow_tf.PartsTrainer(glow)
+    trainer = glow_tf.PartsTrainer(flow)
     # The recipe of the command. A generator has no length.
     trainer.compile(
         glow_tf.TrainConfig(

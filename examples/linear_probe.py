@@ -37,27 +37,27 @@ def load(data_dir: str) -> tuple[data.ImageData, dict, int]:
     return data.load(glow_tf.DataConfig("digits")), settings, 30
 
 
-def trained(images: data.ImageData, settings: dict, schedule: str | None, epochs: int) -> glow_tf.Glow:
+def trained(images: data.ImageData, settings: dict, schedule: str | None, epochs: int) -> glow_tf.Flow:
     """Returns a Glow that is trained, or only initialised, and prints its bits/dim of the test images."""
-    glow = glow_tf.Glow(glow_tf.ModelConfig(images.image_shape, flow_steps=4, width=32, **settings))
-    trainer = glow_tf.PartsTrainer(glow, seed=settings["seed"])
+    flow = glow_tf.Flow(glow_tf.ModelConfig(images.image_shape, flow_steps=4, width=32, **settings))
+    trainer = glow_tf.PartsTrainer(flow, seed=settings["seed"])
     config = glow_tf.TrainConfig(schedule or "end_to_end", part_epochs=epochs, finetune_epochs=0)
     trainer.compile(config)
     if schedule:
         trainer.fit(images.train, batch_size=32, verbose=0)
     else:
-        glow.initialize(images.train[:256])
+        flow.initialize(images.train[:256])
     bits = trainer.evaluate(images.test, verbose=0, return_dict=True)["bpd"]
     print(f"{schedule or 'not trained'}: {bits:.3f} bits/dim of the test images", flush=True)
-    return glow
+    return flow
 
 
-def outputs_of_parts(glow: glow_tf.Glow) -> keras.Model:
+def outputs_of_parts(flow: glow_tf.Flow) -> keras.Model:
     """Returns a model: dequantised images [B, H, W, C] → the output of each part as a vector."""
-    values = keras.Input(glow.image_shape)
-    h, _ = glow.dequantize(values)
+    values = keras.Input(flow.image_shape)
+    h, _ = flow.dequantize(values)
     outputs = []
-    for part in glow.parts:
+    for part in flow.parts:
         h = part(h).h
         outputs.append(keras.layers.Flatten()(h))
     return keras.Model(values, outputs)
@@ -75,11 +75,11 @@ def main(data_dir: str, seed: int) -> None:
     images, settings, epochs = load(data_dir)
     rows: dict[str, list[float]] = {}
     for schedule in SCHEDULES:
-        glow = trained(images, {**settings, "seed": seed}, schedule, epochs)
-        outputs = outputs_of_parts(glow)
+        flow = trained(images, {**settings, "seed": seed}, schedule, epochs)
+        outputs = outputs_of_parts(flow)
         # At the middle of the bins: the classifier sees no noise.
         train, test = (
-            outputs.predict(glow.dequantized(x, 0.5), verbose=0) for x in (images.train, images.test)
+            outputs.predict(flow.dequantized(x, 0.5), verbose=0) for x in (images.train, images.test)
         )
         for k, (own, of_test) in enumerate(zip(train, test, strict=True), start=1):
             rows.setdefault(f"part {k}, {own.shape[1]} numbers", []).append(accuracy(images, own, of_test))

@@ -72,7 +72,7 @@ def outside(value, result, log_slope):
 if __name__ == "__main__":
     digits = data.load(glow_tf.DataConfig(dataset="digits"))
     config = glow_tf.ModelConfig(digits.image_shape, n_bits=5, num_blocks=1, flow_steps=4, width=16)
-    trainer = glow_tf.PartsTrainer(glow_tf.Glow(config, coupling=Spline(bins=4)))
+    trainer = glow_tf.PartsTrainer(glow_tf.Flow(config, coupling=Spline(bins=4)))
     trainer.compile(glow_tf.TrainConfig(part_epochs=4))
     trainer.fit(digits.train, batch_size=32, verbose=0)
     print(f"splines: {trainer.evaluate(digits.test, verbose=0, return_dict=True)['bpd']:.3f} bits/dim")

@@ -38,7 +38,7 @@ def load(data_dir: str) -> tuple[data.ImageData, int, int]:
     return data.load(glow_tf.DataConfig("digits")), 5, 30
 
 
-def train(images: np.ndarray, n_bits: int, epochs: int) -> glow_tf.Glow:
+def train(images: np.ndarray, n_bits: int, epochs: int) -> glow_tf.Flow:
     """Returns a model whose part 1 is trained, p(details | half-size image); part 2 never runs."""
     config = glow_tf.ModelConfig(
         images.shape[1:],
@@ -49,28 +49,28 @@ def train(images: np.ndarray, n_bits: int, epochs: int) -> glow_tf.Glow:
         width=32,
         seed=SEED,
     )
-    glow = glow_tf.Glow(config)
-    trainer = glow_tf.PartsTrainer(glow, seed=SEED)
+    flow = glow_tf.Flow(config)
+    trainer = glow_tf.PartsTrainer(flow, seed=SEED)
     trainer.compile(glow_tf.TrainConfig(batch_size=16), phases=[glow_tf.one_part(0)] * epochs)
     start = time.monotonic()
     trainer.fit(images, verbose=0)
     print(f"{epochs} epochs of {len(images)} images: {time.monotonic() - start:.0f} s")
-    return glow
+    return flow
 
 
 class Details:
     """The details of images given their halves: by part 1 of a model, and around bicubic interpolation."""
 
-    def __init__(self, glow: glow_tf.Glow):
-        self.glow, self.part = glow, glow.parts[0]
+    def __init__(self, flow: glow_tf.Flow):
+        self.flow, self.part = flow, flow.parts[0]
         self.haar = self.part.bijectors[0]
         self._log_prob = tf.function(lambda x: self.part(x).log_likelihood_term)
         self._invert = tf.function(lambda half, eps: self.part.inverse(half, [eps]))
 
     def real(self, images: np.ndarray, noise: float | None = None) -> tf.Tensor:
         """Returns dequantised images in [−½, ½)."""
-        v = self.glow.dequantized(images, noise, seed=SEED)
-        return self.glow.dequantize.forward_and_log_det(v)[0]
+        v = self.flow.dequantized(images, noise, seed=SEED)
+        return self.flow.dequantize.forward_and_log_det(v)[0]
 
     def half(self, x: tf.Tensor) -> tf.Tensor:
         """Returns images of half the size: the means of squares of 2×2 pixels."""
@@ -102,7 +102,7 @@ class Details:
 
     def grey_values(self, x: tf.Tensor) -> np.ndarray:
         """Returns images as real numbers between 0 and the highest level."""
-        return np.clip(self.glow.dequantize.inverse_and_log_det(x)[0] - 0.5, 0, self.glow.dequantize.bins - 1)
+        return np.clip(self.flow.dequantize.inverse_and_log_det(x)[0] - 0.5, 0, self.flow.dequantize.bins - 1)
 
     def _errors(self, x: tf.Tensor) -> np.ndarray:
         error = self.haar.forward_and_log_det(x - self.bicubic(self.half(x)))[0]
@@ -113,8 +113,8 @@ class Details:
 
         A uniform half-size image has n_bits for each of its numbers, a quarter of all: they are not counted.
         """
-        nats = -log_prob.mean() / math.prod(self.glow.image_shape)
-        return nats / math.log(2) + 0.75 * self.glow.config.n_bits
+        nats = -log_prob.mean() / math.prod(self.flow.image_shape)
+        return nats / math.log(2) + 0.75 * self.flow.config.n_bits
 
 
 def main(data_dir: str) -> None:

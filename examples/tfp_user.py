@@ -28,8 +28,8 @@ images = data.load(glow_tf.DataConfig(dataset="digits"))  # uint8 [N, 8, 8, 1]
 model = glow_tf.ModelConfig(
     image_shape=images.image_shape, n_bits=5, num_blocks=2, flow_steps=2, width=16, parts="across_block:2"
 )
-glow = glow_tf.Glow(model)
-trainer = glow_tf.PartsTrainer(glow, seed=0)
+flow = glow_tf.Flow(model)
+trainer = glow_tf.PartsTrainer(flow, seed=0)
 trainer.compile(
     glow_tf.TrainConfig(
         schedule="simultaneous", part_epochs=4, finetune_epochs=0, warmup_steps=20, batch_size=64
@@ -38,12 +38,12 @@ trainer.compile(
 trainer.fit(images.train, verbose=0)
 
 # 2. See it as a TFP distribution. Its values are dequantised: the level of each byte plus noise in [0, 1).
-density = glow_tf.as_distribution(glow)
-values = glow.dequantized(images.test, seed=1)
-log_prob = tf.function(density.log_prob, input_signature=[tf.TensorSpec((None, *glow.image_shape))])
+density = glow_tf.as_distribution(flow)
+values = flow.dequantized(images.test, seed=1)
+log_prob = tf.function(density.log_prob, input_signature=[tf.TensorSpec((None, *flow.image_shape))])
 print(f"dtype {density.dtype.name}, event shape {density.event_shape}, batch shape {density.batch_shape}")
 print(f"mean log_prob of the test digits: {tf.reduce_mean(log_prob(values)):.1f} nats")
-print(f"the same by the Glow itself:      {tf.reduce_mean(glow.log_prob(images.test, seed=1)):.1f} nats")
+print(f"the same by the flow itself:      {tf.reduce_mean(flow.log_prob(images.test, seed=1)):.1f} nats")
 
 
 # 3. Compose it with other bijectors and distributions. A photograph is contrast · digit + brightness.

@@ -62,20 +62,20 @@ def trained_network(images: np.ndarray, labels: np.ndarray, channels: tuple, epo
     return network
 
 
-def trained_glow(maps: np.ndarray, epochs: int) -> glow_tf.Glow:
+def trained_glow(maps: np.ndarray, epochs: int) -> glow_tf.Flow:
     """Returns a Glow of feature maps, real [N, H, W, C]."""
     config = glow_tf.ModelConfig(maps.shape[1:], data="real", num_blocks=1, flow_steps=4, width=32, seed=SEED)
-    glow = glow_tf.Glow(config)
-    trainer = glow_tf.PartsTrainer(glow, seed=SEED)
+    flow = glow_tf.Flow(config)
+    trainer = glow_tf.PartsTrainer(flow, seed=SEED)
     trainer.compile(glow_tf.TrainConfig(part_epochs=epochs, finetune_epochs=0, batch_size=16))
     trainer.fit(maps, verbose=0)
-    return glow
+    return flow
 
 
-def heat_of_glow(glow: glow_tf.Glow, maps: np.ndarray) -> np.ndarray:
+def heat_of_glow(flow: glow_tf.Flow, maps: np.ndarray) -> np.ndarray:
     """Returns the mean square of the latents at each of their places: [N, H/2, W/2]."""
     height, width, channels = maps.shape[1:]
-    eps = glow.encode(maps).numpy().reshape(-1, height // 2, width // 2, 4 * channels)
+    eps = flow.encode(maps).numpy().reshape(-1, height // 2, width // 2, 4 * channels)
     return np.square(eps).mean(-1)
 
 
@@ -131,7 +131,7 @@ def main(data_dir: str) -> None:
         pairs = zip(where, heat[has_square], strict=True)
         place = np.mean([roc_auc_score(w.ravel(), h.ravel()) for w, h in pairs])
         print(f"{name}: AUROC {image:.3f} for images with a square, {place:.3f} for where it is")
-    nlls = [-glow.log_prob(m).numpy() for glow, m in zip(glows, maps, strict=True)]
+    nlls = [-flow.log_prob(m).numpy() for flow, m in zip(glows, maps, strict=True)]
     first, second = (roc_auc_score(has_square, nll) for nll in nlls)
     print(f"log-densities of whole maps: AUROC {first:.3f} at the first scale, {second:.3f} at the second")
 

@@ -23,7 +23,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "architectures.schedule": ["Phase", "end_to_end", "one_part", "phases", "simultaneous"],
         "model.parts": ["Part", "PartOutput"],
         "model.passage": ["PartView"],
-        "model.glow": ["Glow"],
+        "model.flow": ["Flow", "Glow"],
         "training.objective": ["LocalObjective"],
         "training.trainer": ["PartsTrainer"],
         "store.models": ["load", "save"],
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from glow_tf.config import TrainConfig as TrainConfig
     from glow_tf.core.errors import ConfigError as ConfigError
     from glow_tf.core.errors import DivergedError as DivergedError
-    from glow_tf.model.glow import Glow as Glow
+    from glow_tf.model.flow import Flow as Flow
+    from glow_tf.model.flow import Glow as Glow
     from glow_tf.model.parts import Part as Part
     from glow_tf.model.parts import PartOutput as PartOutput
     from glow_tf.model.passage import PartView as PartView

@@ -6,7 +6,7 @@
 
 The run has squares of 32×32. Of its levels the finest is trained in full, those in between are as small as
 can be, and the flow of the coarsest image, 4×4, is trained in full. The preset has the finest part and that
-flow, as a model of 8×8. `Glow.resized` makes models of other sizes of it.
+flow, as a model of 8×8. `Flow.resized` makes models of other sizes of it.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def main(values: flags.FlagValues) -> None:
     print(f"{values.output}: {about['test_bpd']:.4f} ± {about['test_bpd_se']:.4f} bits/dim")
 
 
-def of_two_parts(run: glow_tf.Glow) -> glow_tf.Glow:
+def of_two_parts(run: glow_tf.Flow) -> glow_tf.Flow:
     """Returns a model of 8×8 with the finest part of a run's levels and the flow of its coarsest image."""
     config, ends = run.config, (0, -1)
     steps, widths = run.design.cuts, run.design.widths
-    prior = glow_tf.Glow(
+    prior = glow_tf.Flow(
         dataclasses.replace(
             config,
             image_shape=(SIDE, SIDE, config.image_shape[-1]),

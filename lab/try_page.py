@@ -76,9 +76,9 @@ def main(given: flags.FlagValues) -> None:
 
 def model_files() -> dict[str, bytes]:
     """Returns the graphs and their weights, by the names of the files."""
-    glow = glow_tf.load(PRESET, image_shape=(2 * LEAST, 2 * LEAST, 3))
-    details, coarsest = glow.parts
-    channels = glow.image_shape[-1]
+    flow = glow_tf.load(PRESET, image_shape=(2 * LEAST, 2 * LEAST, 3))
+    details, coarsest = flow.parts
+    channels = flow.image_shape[-1]
     small = (LEAST, LEAST, channels)
     graphs: dict[str, tuple[Callable, list[tf.TensorSpec]]] = {
         "forward_coarsest": (functools.partial(forward_of_coarsest, coarsest), _specs(image=small)),
@@ -200,9 +200,9 @@ def usual(squares: np.ndarray) -> dict[str, list]:
     Returns:
       `chances`, and for each side of the details the mean squares that such a share of places exceeds.
     """
-    glow = glow_tf.load(PRESET, image_shape=squares.shape[1:])
+    flow = glow_tf.load(PRESET, image_shape=squares.shape[1:])
     squares_of = tf.function(
-        lambda image: {h: own[..., 1] for (h, _), own in place_maps(glow, image).items()}
+        lambda image: {h: own[..., 1] for (h, _), own in place_maps(flow, image).items()}
     )
     maps: dict[int, list[np.ndarray]] = {}
     for image in with_progress(squares, len(squares), "Squares"):

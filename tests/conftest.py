@@ -74,10 +74,10 @@ def exported_once(tmp_path_factory):
     from small import ENDPOINTS, only_endpoints, small_glow
 
     folder = tmp_path_factory.mktemp("exported") / "export"
-    glow = small_glow(flow_steps=1, num_blocks=1, parts="1")
+    flow = small_glow(flow_steps=1, num_blocks=1, parts="1")
     with only_endpoints(*ENDPOINTS, "sample"):
-        export_traced(glow, folder)
-    return glow, folder
+        export_traced(flow, folder)
+    return flow, folder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -57,9 +57,9 @@ def traced_once():
     """
     make = context.compiled_trainer
 
-    def shared(config, glow, phases, steps):
-        if glow.part_devices or tf.distribute.has_strategy() or config.train.cache_prefix:
-            return make(config, glow, phases, steps)
+    def shared(config, flow, phases, steps):
+        if flow.part_devices or tf.distribute.has_strategy() or config.train.cache_prefix:
+            return make(config, flow, phases, steps)
         settings = dataclasses.asdict(config.train)
         constant = settings["rate_schedule"] == "constant" and not settings["finetune_learning_rate"]
         if constant:  # steps do not depend on the number of epochs
@@ -68,7 +68,7 @@ def traced_once():
         own = (config.seed, config.jit_compile, config.streams)
         key = repr((config.model, settings, own, of_epochs, steps))
         if key not in _traced:
-            trainer = make(config, glow, phases, steps)
+            trainer = make(config, flow, phases, steps)
             state = tf.nest.flatten([state_of(trainer)])
             _traced[key] = trainer, state, [variable.numpy() for variable in state]
         trainer, state, values = _traced[key]
@@ -82,12 +82,12 @@ def traced_once():
         yield
 
 
-def export_traced(glow, path):
+def export_traced(flow, path):
     """Exports a model from an eager run: what TensorFlow writes to a file must be traced."""
     eager = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(False)
     try:
-        export(glow, path)
+        export(flow, path)
     finally:
         tf.config.run_functions_eagerly(eager)
 

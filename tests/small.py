@@ -26,7 +26,7 @@ from glow_tf.bijectors import Coupling, FlowStep
 from glow_tf.bijectors.bijector import with_weights
 from glow_tf.bijectors.checking import log_det_of_jacobian
 from glow_tf.config import CouplingConfig, ModelConfig
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.training import PartsTrainer
 from glow_tf.training.batch import entering
 from glow_tf.training.fit_callbacks import OneTraining
@@ -72,16 +72,16 @@ def threads_for(streams: int):
 @contextlib.contextmanager
 def only_endpoints(*names: str):
     """Within the context an export holds these functions alone: each one is traced."""
-    whole = Glow.endpoints
+    whole = Flow.endpoints
     with pytest.MonkeyPatch.context() as patch:
         kept = {*names, exports.NOT_EXPORTED}
         of = lambda *args: {name: own for name, own in whole(*args).items() if name in kept}  # noqa: E731
-        patch.setattr(Glow, "endpoints", of)
+        patch.setattr(Flow, "endpoints", of)
         yield
 
 
 @functools.cache
-def preset_once(name: str) -> Glow:
+def preset_once(name: str) -> Flow:
     """Loads a preset of the package, once in a process: its functions are then traced once."""
     return glow_tf.load(name)
 
@@ -107,18 +107,18 @@ def small_config(**changes) -> ModelConfig:
     return ModelConfig(**{**settings, **changes})
 
 
-def small_glow(dtype: str = "float32", perturbed: bool = True, **changes) -> Glow:
-    glow = Glow(small_config(**changes), dtype=dtype, name="glow")
+def small_glow(dtype: str = "float32", perturbed: bool = True, **changes) -> Flow:
+    flow = Flow(small_config(**changes), dtype=dtype, name="glow")
     if perturbed:
-        perturb(glow)
-    return glow
+        perturb(flow)
+    return flow
 
 
-def small_levels(dtype: str | None = None, **changes) -> Glow:
+def small_levels(dtype: str | None = None, **changes) -> Flow:
     """Returns a model of levels, not initialised; two of them over images of 8×8×3, if not said otherwise."""
     settings = {"image_shape": (8, 8, 3), "num_blocks": 2, "flow_steps": 2, "width": 6}
     settings |= {"architecture": "levels", "condition_features": 4} | changes
-    return Glow(ModelConfig(**settings), dtype=dtype)
+    return Flow(ModelConfig(**settings), dtype=dtype)
 
 
 def rewound(make):
@@ -131,7 +131,7 @@ def rewound(make):
     @functools.cache
     def once(*args, **kwargs):
         trainer = make(*args, **kwargs)
-        variables = [*trainer.glow.variables, *(v for own in trainer.optimizers for v in own.variables)]
+        variables = [*trainer.flow.variables, *(v for own in trainer.optimizers for v in own.variables)]
         return trainer, variables, [v.numpy() for v in variables]
 
     @functools.wraps(make)
@@ -196,7 +196,7 @@ class InfoNCE(glow_tf.LocalObjective):
 
 def objectives(trainer: PartsTrainer, images, phase: Phase, condition=None):
     """Returns what a phase minimises, of each image, and the truncated likelihoods of its parts."""
-    passage = entering(trainer.glow, {"images": images, "condition": condition}, trainer.seed)
+    passage = entering(trainer.flow, {"images": images, "condition": condition}, trainer.seed)
     return trainer.forward_pass.evaluate(passage, phase)[:2]
 
 

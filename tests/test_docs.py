@@ -172,7 +172,7 @@ def _public_names():
         for name in _exported(module):
             value = getattr(module, name)
             home = value.__module__ if hasattr(value, "__qualname__") else None
-            yield f"{package}.{name}", f"{home}.{name}" if home else None
+            yield f"{package}.{name}", f"{home}.{value.__name__}" if home else None
 
 
 def test_every_public_name_is_on_a_reference_page():

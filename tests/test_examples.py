@@ -154,18 +154,18 @@ def test_levels_in_one_file_have_the_likelihood_gradients_and_samples_of_the_pac
     in_one_file, levels, rng, monkeypatch
 ):
     shape = (8 << levels - 1, 8, 1)
-    glow = small_levels("float64", image_shape=shape, num_blocks=levels, n_bits=5, permutation="plain")
-    perturb(glow)
+    flow = small_levels("float64", image_shape=shape, num_blocks=levels, n_bits=5, permutation="plain")
+    perturb(flow)
     parts = [in_one_file.Level(2, width=6, features=4) for _ in range(levels)]
     parts.append(in_one_file.Coarsest(2, width=6))
     images = rng.integers(0, 32, size=(3, *shape))
     v = tf.constant(images + rng.uniform(size=images.shape))
     y = v / 32 - 0.5
     in_one_file.log_likelihood(parts, y)
-    for mine, packaged in zip(parts, glow.parts, strict=True):
+    for mine, packaged in zip(parts, flow.parts, strict=True):
         mine.set_weights(as_on_the_page(packaged, packaged.trainable_variables))
     h = y
-    for mine, packaged in zip(parts, glow.parts, strict=True):
+    for mine, packaged in zip(parts, flow.parts, strict=True):
         for layer in mine._flatten_layers():
             if isinstance(layer, in_one_file.ActNorm):
                 layer.is_set = layer.factor == 3
@@ -178,9 +178,9 @@ def test_levels_in_one_file_have_the_likelihood_gradients_and_samples_of_the_pac
 
     with tf.GradientTape(persistent=True) as tape:
         found = in_one_file.log_likelihood(parts, y)
-        expected = glow.dequantized_log_prob(v)
+        expected = flow.dequantized_log_prob(v)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
-    for mine, packaged in zip(parts, glow.parts, strict=True):
+    for mine, packaged in zip(parts, flow.parts, strict=True):
         gradients = tape.gradient(found, [w.value for w in mine.trainable_variables])
         others = tape.gradient(expected, [w.value for w in packaged.trainable_variables])
         for own, other in zip(gradients, as_on_the_page(packaged, others), strict=True):
@@ -188,11 +188,11 @@ def test_levels_in_one_file_have_the_likelihood_gradients_and_samples_of_the_pac
             np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-7)
 
     latents, h = [], y
-    for part in glow.parts:
+    for part in flow.parts:
         output = part.call(h)
         h = output.h
         latents += output.latents
-    latents.append(glow.parts[-1].base.forward_and_log_det(h)[0])
+    latents.append(flow.parts[-1].base.forward_and_log_det(h)[0])
     monkeypatch.setattr(keras.random, "normal", lambda shape, seed: latents.pop())
     np.testing.assert_array_equal(in_one_file.sample(parts, images.shape), images)
     assert not latents
@@ -208,7 +208,7 @@ def test_the_serving_client_speaks_to_a_server_as_tensorflow_serving_does(export
     class Server(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            assert self.path == "/v1/models/glow:predict"
+            assert self.path == "/v1/models/flow:predict"
             found = served(images=tf.constant(asked["instances"], tf.uint8))
             columns = {name: values.numpy().tolist() for name, values in found.items()}
             rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -18,7 +18,7 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import MOST_BYTES, parse_json, read_text
 from glow_tf.data import loading, pictures
 from glow_tf.data.pictures import read_picture
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 
 pytestmark = pytest.mark.long
 
@@ -168,7 +168,7 @@ def test_a_model_that_does_not_fit_into_memory_is_refused():
     with pytest.raises(
         ConfigError, match=r"the model's weights must fit .* smaller width.* Received: .* GiB"
     ):
-        Glow(ModelConfig((8, 8, 1), num_blocks=1, flow_steps=8, width=2**18))
+        Flow(ModelConfig((8, 8, 1), num_blocks=1, flow_steps=8, width=2**18))
     for name, value in {
         "num_blocks": 17,
         "flow_steps": 513,

@@ -146,7 +146,7 @@ def test_a_preset_of_pipes_is_none(preset):
 
 
 @pytest.fixture(scope="module")
-def glow():
+def flow():
     return small_glow(parts="1", num_blocks=1)
 
 
@@ -155,13 +155,13 @@ class OwnAdam(keras.optimizers.Adam):
     """One that the package does not know."""
 
 
-def test_the_model_of_a_trainers_file_loads_whatever_its_optimizer(glow, tmp_path, small_images):
+def test_the_model_of_a_trainers_file_loads_whatever_its_optimizer(flow, tmp_path, small_images):
     for optimizer in (OwnAdam(0.1), keras.optimizers.Lion(keras.optimizers.schedules.CosineDecay(0.1, 10))):
-        trainer = glow_tf.PartsTrainer(glow)
+        trainer = glow_tf.PartsTrainer(flow)
         trainer.compile(optimizer, rate_scaling="none")
         trainer.save(tmp_path / "trainer.keras")
         loaded = glow_tf.load(tmp_path / "trainer.keras")
-        np.testing.assert_array_equal(loaded.encode(small_images[:4]), glow.encode(small_images[:4]))
+        np.testing.assert_array_equal(loaded.encode(small_images[:4]), flow.encode(small_images[:4]))
 
 
 def test_code_in_a_keras_file_is_not_run(tmp_path):
@@ -186,7 +186,7 @@ def test_a_trainer_comes_back_with_its_optimizers(tmp_path, small_images):
     trainer.fit(small_images[:8], batch_size=4, epochs=1, verbose=0)
     trainer.save(tmp_path / "trainer.keras")
     again = glow_tf.load_trainer(tmp_path / "trainer.keras")
-    assert isinstance(glow_tf.load(tmp_path / "trainer.keras"), glow_tf.Glow)
+    assert isinstance(glow_tf.load(tmp_path / "trainer.keras"), glow_tf.Flow)
     pairs = zip(trainer.optimizers[0].variables, again.optimizers[0].variables, strict=True)
     assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in pairs)
     assert int(again.optimizers[0].iterations.numpy()) == 2
@@ -194,12 +194,12 @@ def test_a_trainer_comes_back_with_its_optimizers(tmp_path, small_images):
 
 @pytest.mark.parametrize("path", ["a" * 5000, "a" * 300 + ".keras"], ids=len)
 def test_a_path_that_is_too_long_is_told_in_a_sentence(path):
-    for load in (glow_tf.load, glow_tf.load_trainer, glow_tf.Glow.from_preset):
+    for load in (glow_tf.load, glow_tf.load_trainer, glow_tf.Flow.from_preset):
         with pytest.raises(ConfigError, match=r"names of at most 255 bytes.*Received"):
             load(path)
 
 
 def test_a_message_does_not_repeat_all_that_a_file_says():
     with pytest.raises(ConfigError, match=r"parts must be 1, by_block:N") as raised:
-        glow_tf.Glow(glow_tf.ModelConfig(parts="x," * 10**6))
+        glow_tf.Flow(glow_tf.ModelConfig(parts="x," * 10**6))
     assert len(str(raised.value)) < 4000

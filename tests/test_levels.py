@@ -28,17 +28,17 @@ def images():
 
 @pytest.fixture(scope="module")
 def perturbed(images):
-    glow = small_levels(dtype="float64")
-    glow.initialize(images)
-    perturb(glow)
-    return glow
+    flow = small_levels(dtype="float64")
+    flow.initialize(images)
+    perturb(flow)
+    return flow
 
 
 def trained(images, phases, **options):
     """Returns a trainer after its phases; without clipping, whose norm is over parts that train together."""
     keras.utils.set_random_seed(0)
     trainer = PartsTrainer(small_levels(flow_steps=1), seed=3)
-    sgd = [ScaledSGD(1e-3) for _ in trainer.glow.parts]
+    sgd = [ScaledSGD(1e-3) for _ in trainer.flow.parts]
     trainer.compile(sgd, clip_norm=0, phases=phases, **options)
     with eagerly():
         fit_phases(trainer, images[:16], batch_size=8)
@@ -70,12 +70,12 @@ def test_a_level_has_a_part_and_the_coarsest_image_another(perturbed):
     ids=str,
 )
 def test_any_size_that_halves_will_do(shape, blocks, eager):
-    glow = small_levels(image_shape=shape, num_blocks=blocks, dtype="float64")
+    flow = small_levels(image_shape=shape, num_blocks=blocks, dtype="float64")
     images = np.random.default_rng(0).integers(0, 256, (4, *shape)).astype(np.uint8)
-    glow.initialize(images)
-    perturb(glow)
-    np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
-    assert np.isfinite(glow.bits_per_dim(images)).all()
+    flow.initialize(images)
+    perturb(flow)
+    np.testing.assert_array_equal(flow.decode(flow.encode(images)), images)
+    assert np.isfinite(flow.bits_per_dim(images)).all()
 
 
 def test_the_log_likelihood_is_that_of_the_whole_jacobian(perturbed, images):
@@ -95,16 +95,16 @@ def test_the_terms_of_the_parts_add_up_to_the_log_likelihood(perturbed, images):
 def test_no_part_has_a_gradient_from_the_loss_of_another(images):
     trainer = PartsTrainer(small_levels())
     trainer.compile("adamax", run_eagerly=True)
-    glow = trainer.glow
-    glow.initialize(images)
-    perturb(glow)
+    flow = trainer.flow
+    flow.initialize(images)
+    perturb(flow)
     for k in range(3):
         with tf.GradientTape() as tape:
-            passage = glow.enter(images[:4], 0.5)
+            passage = flow.enter(images[:4], 0.5)
             for before in range(k + 1):  # nothing stops a gradient here
-                passage, view = glow.through_part(before, passage)
+                passage, view = flow.through_part(before, passage)
             loss = view.truncated_nll
-        weights = [[v.value for v in part.trainable_variables] for part in glow.parts]
+        weights = [[v.value for v in part.trainable_variables] for part in flow.parts]
         for j, gradients in enumerate(tape.gradient(loss, weights)):
             assert all((gradient is not None) == (j == k) for gradient in gradients)
 
@@ -142,29 +142,29 @@ def test_no_level_is_given_an_image_beyond_the_range_of_pixels(perturbed, rng, e
 
 
 def test_trained_at_once_or_together_the_weights_are_the_same(images, at_once):
-    together = trained(images, [end_to_end(3)]).glow
-    for mine, others in zip(at_once.glow.get_weights(), together.get_weights(), strict=True):
+    together = trained(images, [end_to_end(3)]).flow
+    for mine, others in zip(at_once.flow.get_weights(), together.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, others)
 
 
 @pytest.mark.long
 def test_recomputation_gives_the_same_steps(images, at_once):
     trainer = trained(images, [simultaneous(3)], reversible=True)
-    for mine, others in zip(trainer.glow.get_weights(), at_once.glow.get_weights(), strict=True):
+    for mine, others in zip(trainer.flow.get_weights(), at_once.flow.get_weights(), strict=True):
         np.testing.assert_allclose(mine, others, atol=1e-5)
 
 
 @pytest.mark.long
 def test_files_and_exports_hold_levels(images, tmp_path):
-    glow = small_levels(num_blocks=1, level_steps="1,2", level_widths=(6, 4), equalize=0.5)
-    glow.initialize(images)
-    perturb(glow)
-    glow.save(tmp_path / "glow.keras")
-    glow_tf.save(glow, tmp_path / "preset")
+    flow = small_levels(num_blocks=1, level_steps="1,2", level_widths=(6, 4), equalize=0.5)
+    flow.initialize(images)
+    perturb(flow)
+    flow.save(tmp_path / "glow.keras")
+    glow_tf.save(flow, tmp_path / "preset")
     with only_endpoints("bits_per_dim", "encode", "decode"):
-        export(glow, tmp_path / "export")
+        export(flow, tmp_path / "export")
     with eagerly():
-        expected = glow.bits_per_dim(images, 0)
+        expected = flow.bits_per_dim(images, 0)
         for again in (load(tmp_path / "glow.keras"), glow_tf.load(tmp_path / "preset")):
             np.testing.assert_array_equal(again.bits_per_dim(images, 0), expected)
     exported = tf.saved_model.load(tmp_path / "export")
@@ -194,7 +194,7 @@ def test_settings_that_make_no_levels_are_refused(settings, message):
 
 
 def test_the_bits_of_levels_are_the_terms_that_training_reports(at_once):
-    config = at_once.glow.config
+    config = at_once.flow.config
     means = {name: values[-1] for name, values in at_once.history.history.items()}
     found = bits_of_levels(means, config)
     assert sorted(found) == [1, 2, 3]

@@ -7,7 +7,7 @@ import tensorflow_probability as tfp
 from small import perturb, small_config, small_glow
 
 from glow_tf.bijectors import likelihood
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 
 
 def test_standard_normal_equals_tfp(rng):
@@ -18,8 +18,8 @@ def test_standard_normal_equals_tfp(rng):
 
 @pytest.mark.parametrize("n_bits", [1, 5, 8])
 def test_a_uniform_density_has_exactly_n_bits_per_dimension(n_bits, small_images):
-    glow = small_glow(n_bits=n_bits, perturbed=False)
-    _, log_det = glow.dequantize.forward_and_log_det(glow.dequantized(small_images))
+    flow = small_glow(n_bits=n_bits, perturbed=False)
+    _, log_det = flow.dequantize.forward_and_log_det(flow.dequantized(small_images))
     # A density of 1 on the unit cube that the dequantised values fill.
     np.testing.assert_allclose(likelihood.bits_per_dim(-log_det, (8, 8, 1)), n_bits, rtol=1e-6)
 
@@ -30,11 +30,11 @@ def test_a_uniform_density_has_exactly_n_bits_per_dimension(n_bits, small_images
 def test_density_of_a_whole_glow_integrates_to_one(scale):
     """Estimates ∫ p(v) dv by importance sampling, in float64 on 2×2×1 images."""
     config = small_config(image_shape=(2, 2, 1), num_blocks=1, n_bits=2, parts="1", scale=scale)
-    glow = Glow(config, dtype="float64")
-    perturb(glow, scale=0.1)
+    flow = Flow(config, dtype="float64")
+    perturb(flow, scale=0.1)
     proposal = tfp.distributions.StudentT(np.float64(3), np.float64(2), np.float64(5))
     v = proposal.sample((400_000, 2, 2, 1), seed=1)
-    log_weight = glow.dequantized_log_prob(v) - tf.reduce_sum(proposal.log_prob(v), [1, 2, 3])
+    log_weight = flow.dequantized_log_prob(v) - tf.reduce_sum(proposal.log_prob(v), [1, 2, 3])
     weights = np.exp(log_weight.numpy())
     error = weights.std() / math.sqrt(len(weights))
     assert error < 0.03
@@ -47,21 +47,21 @@ def test_parts_terms_sum_to_the_end_to_end_likelihood(small_images):
     v = whole.dequantized(small_images, seed=3)
     expected = whole.dequantized_log_prob(v)
     for parts in ("by_block:2", "across_block:3", "1,1,1,1", "3,1"):
-        glow = small_glow("float64", perturbed=False, parts=parts)
-        glow.set_flow_weights(whole.get_flow_weights())
-        h, total = glow.dequantize.forward_and_log_det(v)
-        for part in glow.parts:
+        flow = small_glow("float64", perturbed=False, parts=parts)
+        flow.set_flow_weights(whole.get_flow_weights())
+        h, total = flow.dequantize.forward_and_log_det(v)
+        for part in flow.parts:
             output = part(h)
             total += output.log_likelihood_term
             h = output.h
-        total += glow.parts[-1].base.log_prob(h)
+        total += flow.parts[-1].base.log_prob(h)
         np.testing.assert_allclose(total, expected, rtol=1e-12)
-        np.testing.assert_allclose(glow.dequantized_log_prob(v), expected, rtol=1e-12)
+        np.testing.assert_allclose(flow.dequantized_log_prob(v), expected, rtol=1e-12)
 
 
 def test_log_prob_of_reals_is_the_whitened_density(small_images):
-    glow = small_glow("float64", parts="across_block:3")
-    v = glow.dequantized(small_images)
-    eps, log_det = glow.forward_and_log_det(v)
+    flow = small_glow("float64", parts="across_block:3")
+    v = flow.dequantized(small_images)
+    eps, log_det = flow.forward_and_log_det(v)
     expected = likelihood.standard_normal_log_prob(eps) + log_det
-    np.testing.assert_allclose(glow.dequantized_log_prob(v), expected, rtol=1e-10)
+    np.testing.assert_allclose(flow.dequantized_log_prob(v), expected, rtol=1e-10)

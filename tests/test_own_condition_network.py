@@ -74,50 +74,50 @@ def test_each_part_trains_its_own_copy_and_files_keep_it(given, shape, make, tmp
     small = {"flow_steps": 1, "parts": "by_block:2"}
     config = small_glow(condition_shape=shape, condition_features=3, **small).config
     network = make()
-    glow = glow_tf.Glow(config, condition_network=network)
-    own = [part.condition_network for part in glow.parts]
+    flow = glow_tf.Flow(config, condition_network=network)
+    own = [part.condition_network for part in flow.parts]
     assert len({id(layer) for layer in (network, *own)}) == 3
     assert all(type(layer) is type(network) for layer in own)
     before = [layer.get_weights() for layer in own]
-    trainer = glow_tf.PartsTrainer(glow)
+    trainer = glow_tf.PartsTrainer(flow)
     trainer.compile(glow_tf.TrainConfig(schedule="simultaneous", part_epochs=2, finetune_epochs=0))
     trainer.fit(IMAGES[:16], some(given, 16), batch_size=16, verbose=0)
     for layer, values in zip(own, before, strict=True):
         assert all(np.any(a != b) for a, b in zip(layer.get_weights(), values, strict=True))
     assert any(np.any(a != b) for a, b in zip(own[0].get_weights(), own[1].get_weights(), strict=True))
 
-    expected = glow.log_prob(IMAGES[:8], 0, condition=some(given))
+    expected = flow.log_prob(IMAGES[:8], 0, condition=some(given))
     trainer.save(tmp_path / "trainer.keras")
-    glow.save(tmp_path / "model.keras")
+    flow.save(tmp_path / "model.keras")
     loaded = glow_tf.load(tmp_path / "trainer.keras")
     np.testing.assert_allclose(loaded.log_prob(IMAGES[:8], 0, condition=some(given)), expected, rtol=1e-6)
     others = [
         glow_tf.load(tmp_path / "model.keras"),
         keras.saving.load_model(tmp_path / "model.keras"),
-        keras.saving.load_model(tmp_path / "trainer.keras").glow,
-        glow.recut(),
+        keras.saving.load_model(tmp_path / "trainer.keras").flow,
+        flow.recut(),
     ]
     for other in others:
-        for a, b in zip(other.get_weights(), glow.get_weights(), strict=True):
+        for a, b in zip(other.get_weights(), flow.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
 
 
 def test_a_model_whose_parts_have_networks_of_their_own_keeps_its_cuts():
-    glow = small_glow(condition_shape=(3,), condition_features=2, num_blocks=1, flow_steps=4, parts="1,3")
+    flow = small_glow(condition_shape=(3,), condition_features=2, num_blocks=1, flow_steps=4, parts="1,3")
     with pytest.raises(ConfigError, match=r"keeps its parts\. Received: parts='3,1'"):
-        glow.recut(parts=(3, 1))
+        flow.recut(parts=(3, 1))
 
 
 def test_no_gradient_of_a_part_reaches_the_network_of_another():
-    glow = glow_tf.Glow(small_glow(**OF_MAPS, local_prior="learned").config, condition_network=convolutions())
-    perturb(glow)
-    trainer = glow_tf.PartsTrainer(glow)
+    flow = glow_tf.Flow(small_glow(**OF_MAPS, local_prior="learned").config, condition_network=convolutions())
+    perturb(flow)
+    trainer = glow_tf.PartsTrainer(flow)
     trainer.compile()
 
     def gradients(phase):
         with tf.GradientTape() as tape:
             losses, _ = objectives(trainer, IMAGES, phase, condition=GIVEN)
-        own = [[v.value for v in part.condition_network.trainable_variables] for part in glow.parts]
+        own = [[v.value for v in part.condition_network.trainable_variables] for part in flow.parts]
         return tape.gradient(losses, own)
 
     together = gradients(simultaneous(2))
@@ -135,12 +135,12 @@ def test_copies_start_from_a_trained_network_and_may_stay_as_they_are(tmp_path):
     network.build((None, 4, 4, 1))
     perturb(network)
     network.trainable = False
-    glow = glow_tf.Glow(small_glow(**OF_MAPS).config, condition_network=network)
-    for part in glow.parts:
+    flow = glow_tf.Flow(small_glow(**OF_MAPS).config, condition_network=network)
+    for part in flow.parts:
         for a, b in zip(part.condition_network.get_weights(), network.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
         assert not part.condition_network.trainable_variables
-    glow.save(tmp_path / "model.keras")
+    flow.save(tmp_path / "model.keras")
     again = glow_tf.load(tmp_path / "model.keras")
     assert not again.parts[1].condition_network.trainable_variables
 
@@ -167,13 +167,13 @@ REFUSED = {
 @pytest.mark.parametrize(("make", "settings", "match"), REFUSED.values(), ids=REFUSED)
 def test_a_network_that_parts_cannot_have_is_refused(make, settings, match):
     with pytest.raises(ConfigError, match=match):
-        glow_tf.Glow(small_glow(**settings).config, condition_network=make())
+        glow_tf.Flow(small_glow(**settings).config, condition_network=make())
 
 
 def test_presets_and_other_sizes_have_it(tmp_path):
     given = {"a": (4, 4, 1), "b": (5,)}
     config = small_glow(**OF_MAPS | {"condition_shape": given}).config
-    own = glow_tf.Glow(config, condition_network=OfBoth(3))
+    own = glow_tf.Flow(config, condition_network=OfBoth(3))
     perturb(own)
     glow_tf.save(own, tmp_path / "preset")
     some = {"a": GIVEN[:2], "b": np.eye(2, 5, dtype=np.float32)}

@@ -47,9 +47,9 @@ class Halves(own_layers.Triple):
 
 
 def test_a_transform_that_is_no_identity_at_zeros_is_refused_where_it_could_not_be_inverted():
-    glow_tf.Glow(small_config(**ONE, image_shape=(8, 8, 3)), coupling=Halves())
+    glow_tf.Flow(small_config(**ONE, image_shape=(8, 8, 3)), coupling=Halves())
     with pytest.raises(glow_tf.ConfigError, match=r"must be the identity .* Received: Halves, which makes"):
-        glow_tf.Glow(small_config(**ONE, image_shape=(1, 8, 1)), coupling=Halves())
+        glow_tf.Flow(small_config(**ONE, image_shape=(1, 8, 1)), coupling=Halves())
 
 
 def json_of(registered_name, module="mine", **config):
@@ -65,11 +65,11 @@ class NoDefault(own_layers.ConvNeXt):
 
 
 def model_of(name, form, **changes):
-    return glow_tf.Glow(small_config(**FORMS[form] | changes), **OWN[name], name="glow")
+    return glow_tf.Flow(small_config(**FORMS[form] | changes), **OWN[name], name="glow")
 
 
-def trained(glow):
-    trainer = glow_tf.PartsTrainer(glow)
+def trained(flow):
+    trainer = glow_tf.PartsTrainer(flow)
     settings = {"schedule": "simultaneous", "part_epochs": 2, "finetune_epochs": 0}
     trainer.compile(glow_tf.TrainConfig(**settings))
     trainer.fit(IMAGES[:32], batch_size=16, verbose=0)
@@ -78,33 +78,33 @@ def trained(glow):
 
 @pytest.mark.parametrize(("name", "form"), CASES)
 def test_a_layer_of_ones_own_trains_inverts_and_is_kept_in_every_file(name, form, tmp_path, eager):
-    glow = model_of(name, form)
-    before = [part.get_weights() for part in glow.parts]
-    trainer = trained(glow)
-    for part, weights in zip(glow.parts, before, strict=True):
+    flow = model_of(name, form)
+    before = [part.get_weights() for part in flow.parts]
+    trainer = trained(flow)
+    for part, weights in zip(flow.parts, before, strict=True):
         moved = [np.any(a != b) for a, b in zip(part.get_weights(), weights, strict=True)]
         assert np.mean(moved) > 0.5
-    np.testing.assert_array_equal(glow.decode(glow.encode(IMAGES[:8])), IMAGES[:8])
-    assert glow.sample(2, seed=0).shape == (2, 8, 8, 1)
-    expected = glow.log_prob(IMAGES[:8], 0)
+    np.testing.assert_array_equal(flow.decode(flow.encode(IMAGES[:8])), IMAGES[:8])
+    assert flow.sample(2, seed=0).shape == (2, 8, 8, 1)
+    expected = flow.log_prob(IMAGES[:8], 0)
 
     trainer.save(tmp_path / "trainer.keras")
-    glow.save(tmp_path / "model.keras")
-    glow_tf.save(glow, tmp_path / "preset")
+    flow.save(tmp_path / "model.keras")
+    glow_tf.save(flow, tmp_path / "preset")
     with only_endpoints("log_prob"):
-        exports.export(glow, tmp_path / "export")
+        exports.export(flow, tmp_path / "export")
     files = [glow_tf.load(tmp_path / file) for file in ("trainer.keras", "model.keras", "preset")]
-    for found in (*files, glow.recut(**({"parts": "1"} if form == "glow" else {}))):
+    for found in (*files, flow.recut(**({"parts": "1"} if form == "glow" else {}))):
         np.testing.assert_allclose(found.log_prob(IMAGES[:8], 0), expected, rtol=1e-5)
     exported = tf.saved_model.load(tmp_path / "export")
     np.testing.assert_allclose(exported.log_prob(IMAGES[:8], 0), expected, rtol=1e-5)
 
 
 def test_a_layer_is_loaded_once_it_is_registered_and_named_otherwise(tmp_path, monkeypatch, eager):
-    glow = model_of("network", "glow", **ONE)
-    glow.initialize(IMAGES)
-    glow.save(tmp_path / "model.keras")
-    glow_tf.save(glow, tmp_path / "preset")
+    flow = model_of("network", "glow", **ONE)
+    flow.initialize(IMAGES)
+    flow.save(tmp_path / "model.keras")
+    glow_tf.save(flow, tmp_path / "preset")
     refusal = r"import its module first.*own>ConvNeXt"
     for file in ("model.keras", "preset"):
         with monkeypatch.context() as without:  # as in a process that did not import the module
@@ -112,7 +112,7 @@ def test_a_layer_is_loaded_once_it_is_registered_and_named_otherwise(tmp_path, m
             with pytest.raises(ValueError, match=refusal):
                 glow_tf.load(tmp_path / file)
         found = glow_tf.load(tmp_path / file)
-        np.testing.assert_allclose(found.log_prob(IMAGES[:1], 0), glow.log_prob(IMAGES[:1], 0), rtol=1e-5)
+        np.testing.assert_allclose(found.log_prob(IMAGES[:1], 0), flow.log_prob(IMAGES[:1], 0), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -133,18 +133,18 @@ def test_a_layer_is_loaded_once_it_is_registered_and_named_otherwise(tmp_path, m
 )
 def test_what_is_no_layer_for_its_place_is_refused(given, match):
     with pytest.raises(ConfigError, match=match):
-        glow_tf.Glow(small_config(), **given)
+        glow_tf.Flow(small_config(), **given)
 
 
 def test_an_architecture_of_ones_own_is_one_class(tmp_path, eager):
     config = small_config(architecture="own_layers:OneScale", parts="1", flow_steps=3, num_blocks=1)
-    glow = glow_tf.Glow(config, name="glow")
+    flow = glow_tf.Flow(config, name="glow")
     assert [layout.flow_steps for layout in design_of(config).layouts] == [1, 2]
-    trained(glow)
-    np.testing.assert_array_equal(glow.decode(glow.encode(IMAGES[:8])), IMAGES[:8])
-    glow_tf.save(glow, tmp_path / "preset")
+    trained(flow)
+    np.testing.assert_array_equal(flow.decode(flow.encode(IMAGES[:8])), IMAGES[:8])
+    glow_tf.save(flow, tmp_path / "preset")
     found = glow_tf.load(tmp_path / "preset")
-    np.testing.assert_allclose(found.log_prob(IMAGES[:8], 0), glow.log_prob(IMAGES[:8], 0), rtol=1e-5)
+    np.testing.assert_allclose(found.log_prob(IMAGES[:8], 0), flow.log_prob(IMAGES[:8], 0), rtol=1e-5)
     with pytest.raises(ConfigError, match=r"parts is for architecture=glow.*Received: parts='1,2'"):
         design_of(dataclasses.replace(config, parts="1,2"))
 
@@ -152,9 +152,9 @@ def test_an_architecture_of_ones_own_is_one_class(tmp_path, eager):
 def test_a_subclass_of_levels_is_an_architecture(eager):
     config = ModelConfig((8, 8, 1), architecture="own_layers:Even", num_blocks=1, flow_steps=3, width=4)
     assert design_of(config).cuts == (3, 3)
-    glow = trained(glow_tf.Glow(config, name="glow")).glow
-    assert glow.resized((12, 10, 1)).design.cuts == (3, 3, 3)
-    np.testing.assert_array_equal(glow.decode(glow.encode(IMAGES[:8])), IMAGES[:8])
+    flow = trained(glow_tf.Flow(config, name="glow")).flow
+    assert flow.resized((12, 10, 1)).design.cuts == (3, 3, 3)
+    np.testing.assert_array_equal(flow.decode(flow.encode(IMAGES[:8])), IMAGES[:8])
 
 
 def test_an_element_of_an_unknown_kind_must_say_what_makes_it():
@@ -188,24 +188,24 @@ def test_a_run_with_layers_named_by_flags_goes_on_and_loads(tmp_path, monkeypatc
     rows = pathlib.Path("run/history.csv").read_text().splitlines()
     assert len(rows) == 2
     assert "--coupling_network=own_layers:NARROW" in pathlib.Path("run/flags.cfg").read_text()
-    glow = glow_tf.load("run")
-    assert json.loads(glow.config.coupling_network)["config"]["width"] == 4
+    flow = glow_tf.load("run")
+    assert json.loads(flow.config.coupling_network)["config"]["width"] == 4
     more = [*flags, "--workdir=more", "--init_from=run", "--part_epochs=1", "--finetune_epochs=0"]
     assert cli.main(["train", *more]) == 0
 
 
 def test_a_network_of_ones_own_inverts_exactly_in_bfloat16(eager):
-    glow = model_of("network", "glow", num_blocks=1, flow_steps=2, parts="2", precision="mixed_bfloat16")
-    glow.initialize(IMAGES)
-    perturb(glow)
-    own = glow.parts[0].bijectors[1].get_config()["bijector"]
+    flow = model_of("network", "glow", num_blocks=1, flow_steps=2, parts="2", precision="mixed_bfloat16")
+    flow.initialize(IMAGES)
+    perturb(flow)
+    own = flow.parts[0].bijectors[1].get_config()["bijector"]
     assert "bfloat16" in str(own)
-    v = glow.dequantized(IMAGES[:8])
-    eps = glow.encode(IMAGES[:8])
-    again = glow.encode(glow.decode(eps))
-    np.testing.assert_array_equal(glow.decode(eps), IMAGES[:8])
+    v = flow.dequantized(IMAGES[:8])
+    eps = flow.encode(IMAGES[:8])
+    again = flow.encode(flow.decode(eps))
+    np.testing.assert_array_equal(flow.decode(eps), IMAGES[:8])
     np.testing.assert_allclose(again, eps, atol=1e-4)
-    assert np.isfinite(glow.dequantized_log_prob(v)).all()
+    assert np.isfinite(flow.dequantized_log_prob(v)).all()
 
 
 @pytest.mark.parametrize(
@@ -214,13 +214,13 @@ def test_a_network_of_ones_own_inverts_exactly_in_bfloat16(eager):
 )
 def test_the_dtype_of_a_model_reaches_the_layers_within_a_network(precision, dtype, computed):
     config = small_config(**ONE, precision=precision)
-    glow = glow_tf.Glow(config, coupling_network=own_layers.ConvNeXt(), dtype=dtype)
+    flow = glow_tf.Flow(config, coupling_network=own_layers.ConvNeXt(), dtype=dtype)
     kept = dtype or "float32"
-    assert {weight.dtype for weight in glow.trainable_weights} == {kept}
-    spec = tf.TensorSpec((2, *glow.image_shape), kept)
-    traced = tf.function(glow.dequantized_log_prob, autograph=False).get_concrete_function(spec)
+    assert {weight.dtype for weight in flow.trainable_weights} == {kept}
+    spec = tf.TensorSpec((2, *flow.image_shape), kept)
+    traced = tf.function(flow.dequantized_log_prob, autograph=False).get_concrete_function(spec)
     graph = traced.graph.as_graph_def()
     nodes = [*graph.node, *(node for own in graph.library.function for node in own.node_def)]
     own = [node for node in nodes if node.op in ("DepthwiseConv2dNative", "Einsum")]  # of no other network
     assert {tf.as_dtype(node.attr["T"].type) for node in own} == {computed}
-    assert glow.log_prob(IMAGES[:2]).dtype == kept
+    assert flow.log_prob(IMAGES[:2]).dtype == kept

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from glow_tf import Glow
+from glow_tf import Flow
 from glow_tf.architectures import design_of, partition
 from glow_tf.architectures.glow import read_cuts
 from glow_tf.config import ModelConfig
@@ -120,7 +120,7 @@ KERNELS = {
 def test_the_cost_model_knows_every_kernel(own):
     config = ModelConfig((8, 8, 2), **{**GIVEN, **own})
     layouts = design_of(config).layouts
-    kernels = [w for w in Glow(config).weights if w.path.endswith(("kernel", "reading"))]
+    kernels = [w for w in Flow(config).weights if w.path.endswith(("kernel", "reading"))]
     of_mixing = sum(e.channels**2 for p in layouts for e in p.elements if e.kind == "flow_step")
     numbers = sum(math.prod(w.shape) for w in kernels) + of_mixing
     assert design_of(config).model_bytes == 4 * numbers

@@ -10,7 +10,7 @@ from PIL import Image
 from small import ENDPOINTS, eagerly, only_endpoints, perturb
 
 import glow_tf
-from glow_tf import Glow, ModelConfig, PartsTrainer, RunConfig, TrainConfig
+from glow_tf import Flow, ModelConfig, PartsTrainer, RunConfig, TrainConfig
 from glow_tf.bijectors.checking import log_det_of_jacobian
 from glow_tf.bijectors.entrance import moments
 from glow_tf.config import DataConfig
@@ -37,21 +37,21 @@ def made(*shape, seed=0):
 
 def real_glow(perturbed=True, **changes):
     settings = {"image_shape": SHAPE, "data": "real", "num_blocks": 1, "flow_steps": 1, "width": 4}
-    glow = Glow(ModelConfig(**settings | changes), name="glow")
-    glow.initialize(made(64, *glow.image_shape))
+    flow = Flow(ModelConfig(**settings | changes), name="glow")
+    flow.initialize(made(64, *flow.image_shape))
     if perturbed:
-        perturb(glow)
-    return glow
+        perturb(flow)
+    return flow
 
 
-def compiled(glow):
-    trainer = PartsTrainer(glow)
+def compiled(flow):
+    trainer = PartsTrainer(flow)
     trainer.compile(TrainConfig(rate_schedule="constant"))
     return trainer
 
 
 @pytest.fixture(scope="module")
-def glow():
+def flow():
     return real_glow()
 
 
@@ -60,29 +60,29 @@ def glow():
 
 @pytest.mark.parametrize("architecture", ["glow", "levels"])
 def test_data_come_back_and_their_density_is_that_of_the_latents(architecture, eager):
-    glow = real_glow(architecture=architecture)
+    flow = real_glow(architecture=architecture)
     x = made(3, *SHAPE)
-    eps = glow.encode(x)
-    np.testing.assert_allclose(glow.decode(eps), x, rtol=1e-5)
-    log_det, flat = log_det_of_jacobian(glow.forward_and_log_det, x[:1]), glow.forward_and_log_det(x[:1])[0]
+    eps = flow.encode(x)
+    np.testing.assert_allclose(flow.decode(eps), x, rtol=1e-5)
+    log_det, flat = log_det_of_jacobian(flow.forward_and_log_det, x[:1]), flow.forward_and_log_det(x[:1])[0]
     expected = log_det - 0.5 * (np.sum(flat**2) + 32 * np.log(2 * np.pi))
-    np.testing.assert_allclose(glow.log_prob(x)[:1], expected, rtol=1e-4)
-    np.testing.assert_allclose(glow.bits_per_dim(x), -glow.log_prob(x) / (32 * np.log(2)), rtol=1e-5)
+    np.testing.assert_allclose(flow.log_prob(x)[:1], expected, rtol=1e-4)
+    np.testing.assert_allclose(flow.bits_per_dim(x), -flow.log_prob(x) / (32 * np.log(2)), rtol=1e-5)
 
 
 @pytest.mark.long
-def test_what_is_drawn_is_real_and_no_seed_changes_a_density(glow):
-    drawn, x = glow.sample(20, seed=3), made(2, *SHAPE)
+def test_what_is_drawn_is_real_and_no_seed_changes_a_density(flow):
+    drawn, x = flow.sample(20, seed=3), made(2, *SHAPE)
     assert drawn.dtype == tf.float32
     assert np.abs(np.mean(drawn) - 100) < 5
     assert np.any(drawn % 1)
     for seed in (0, 1):
-        np.testing.assert_array_equal(glow.log_prob(x, seed=seed), glow.score(x)["log_prob"])
+        np.testing.assert_array_equal(flow.log_prob(x, seed=seed), flow.score(x)["log_prob"])
 
 
-def test_the_scale_of_the_data_is_in_their_density(glow, eager):
+def test_the_scale_of_the_data_is_in_their_density(flow, eager):
     x, other = made(256, *SHAPE), real_glow(perturbed=False)
-    scaled = Glow(other.config)
+    scaled = Flow(other.config)
     scaled.initialize(1000 * x[:64])
     np.testing.assert_allclose(other.dequantize.mean, moments(x[:64])[0], rtol=1e-5)
     change = other.bits_per_dim(x) - scaled.bits_per_dim(1000 * x)
@@ -99,11 +99,11 @@ def test_moments_are_those_of_all_examples():
 def test_a_constant_channel_is_not_scaled():
     x = made(16, *SHAPE)
     x[..., 1] = 7
-    glow = Glow(ModelConfig(SHAPE, data="real", num_blocks=1, flow_steps=1, width=4))
+    flow = Flow(ModelConfig(SHAPE, data="real", num_blocks=1, flow_steps=1, width=4))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ActNorm's
-        glow.initialize(x)
-    np.testing.assert_array_equal(glow.dequantize.deviation[1], 1)
+        flow.initialize(x)
+    np.testing.assert_array_equal(flow.dequantize.deviation[1], 1)
 
 
 WRONG = {
@@ -121,41 +121,41 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("x", "match"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_no_real_data_is_refused(glow, x, match):
-    for method in (glow.log_prob, glow.encode, glow.initialize, compiled(glow).train_on_batch):
+def test_what_is_no_real_data_is_refused(flow, x, match):
+    for method in (flow.log_prob, flow.encode, flow.initialize, compiled(flow).train_on_batch):
         with pytest.raises(ConfigError, match=match):
             method(x)
 
 
 def test_real_data_are_refused_by_a_model_of_bytes():
-    glow = Glow(ModelConfig(SHAPE, num_blocks=1, flow_steps=1, width=4))
+    flow = Flow(ModelConfig(SHAPE, num_blocks=1, flow_steps=1, width=4))
     with pytest.raises(ConfigError, match=r"uint8.*n_bits and data say which type.* Received: float32"):
-        glow.log_prob(made(2, *SHAPE))
+        flow.log_prob(made(2, *SHAPE))
     with pytest.raises(ConfigError, match=r"images must be uint8.*n_bits and data say.*Received: float32"):
-        compiled(glow).fit(tf.data.Dataset.from_tensors(made(2, *SHAPE)))
+        compiled(flow).fit(tf.data.Dataset.from_tensors(made(2, *SHAPE)))
 
 
-def test_real_data_have_no_noise_and_no_bits(glow):
+def test_real_data_have_no_noise_and_no_bits(flow):
     x = made(8, *SHAPE)
     noisy = tf.data.Dataset.from_tensors({"images": x, "noise": np.full(x.shape, 0.5, np.float32)})
     with pytest.raises(ConfigError, match=r"no noise but zeros. Received: noise in \[0.5, 0.5\]"):
-        compiled(glow).fit(noisy)
+        compiled(flow).fit(noisy)
     with pytest.raises(ConfigError, match=r"n_bits is for data=bytes. Received: n_bits=5"):
         ModelConfig(SHAPE, data="real", n_bits=5)
     with pytest.raises(ConfigError, match=r"draws are of noise.*Received: draws=2"):
-        evaluate(glow, x, draws=2)
+        evaluate(flow, x, draws=2)
 
 
-def test_what_is_for_pictures_says_so(glow):
+def test_what_is_for_pictures_says_so(flow):
     x = made(100, *SHAPE)
     with pytest.raises(ConfigError, match=r"pictures.*Received: a model of float32 with 2 channels"):
-        NoveltyDetector(glow).fit(x)
+        NoveltyDetector(flow).fit(x)
     with pytest.raises(ConfigError, match=r"upscale is for pictures"):
-        upscale(glow, x)
+        upscale(flow, x)
 
 
-def assert_same_density(model, glow, x):
-    np.testing.assert_array_equal(model.log_prob(x), glow.log_prob(x))
+def assert_same_density(model, flow, x):
+    np.testing.assert_array_equal(model.log_prob(x), flow.log_prob(x))
     np.testing.assert_allclose(decode(model, encode(model, x)), x, rtol=1e-5)
     assert model.data_dtype == "float32"
     assert model.sample(2).dtype == tf.float32
@@ -164,28 +164,28 @@ def assert_same_density(model, glow, x):
 
 
 @pytest.mark.slow
-def test_a_file_a_preset_and_an_export_have_the_same_density(glow, tmp_path):
+def test_a_file_a_preset_and_an_export_have_the_same_density(flow, tmp_path):
     x = made(3, *SHAPE)
-    glow.save(tmp_path / "glow.keras")
-    glow_tf.save(glow, tmp_path / "preset")
+    flow.save(tmp_path / "glow.keras")
+    glow_tf.save(flow, tmp_path / "preset")
     with only_endpoints(*ENDPOINTS, "sample"):
-        export(glow, tmp_path / "export")
+        export(flow, tmp_path / "export")
     with eagerly():
         for name in ("glow.keras", "preset"):
-            assert_same_density(glow_tf.load(tmp_path / name), glow, x)
+            assert_same_density(glow_tf.load(tmp_path / name), flow, x)
     loaded = tf.saved_model.load(str(tmp_path / "export"))
-    np.testing.assert_allclose(loaded.log_prob(x, 0), glow.log_prob(x), rtol=1e-5)
+    np.testing.assert_allclose(loaded.log_prob(x, 0), flow.log_prob(x), rtol=1e-5)
     assert loaded.sample(2, 1.0, 0).dtype == tf.float32
-    glow_tf.save(glow, tmp_path / "half", weights_dtype="float16")
-    np.testing.assert_array_equal(glow_tf.load(tmp_path / "half").dequantize.mean, glow.dequantize.mean)
+    glow_tf.save(flow, tmp_path / "half", weights_dtype="float16")
+    np.testing.assert_array_equal(glow_tf.load(tmp_path / "half").dequantize.mean, flow.dequantize.mean)
     assert "of real numbers" in (tmp_path / "half" / "README.md").read_text()
 
 
-def test_a_view_of_tfp_and_another_cut_have_the_same_density(glow, eager):
+def test_a_view_of_tfp_and_another_cut_have_the_same_density(flow, eager):
     x = made(3, *SHAPE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        np.testing.assert_allclose(as_distribution(glow).log_prob(x / 200), glow.log_prob(x / 200), rtol=1e-5)
+        np.testing.assert_allclose(as_distribution(flow).log_prob(x / 200), flow.log_prob(x / 200), rtol=1e-5)
     whole = real_glow(flow_steps=2)
     np.testing.assert_allclose(whole.recut(parts=(1, 1)).log_prob(x), whole.log_prob(x), rtol=1e-6)
 
@@ -196,14 +196,14 @@ def test_a_view_of_tfp_and_another_cut_have_the_same_density(glow, eager):
 @pytest.mark.parametrize("n_bits", [9, 12, 16])
 def test_16_bits_come_back_in_the_bits_that_are_kept(n_bits, eager):
     x = np.random.default_rng(0).integers(0, 2**16, (64, 4, 4, 1)).astype(np.uint16)
-    glow = Glow(ModelConfig((4, 4, 1), n_bits=n_bits, num_blocks=1, flow_steps=2, width=4))
-    glow.initialize(x)
-    perturb(glow, scale=0.02)
+    flow = Flow(ModelConfig((4, 4, 1), n_bits=n_bits, num_blocks=1, flow_steps=2, width=4))
+    flow.initialize(x)
+    perturb(flow, scale=0.02)
     width = 2 ** (16 - n_bits)
-    np.testing.assert_array_equal(glow.decode(glow.encode(x)), x // width * width)
-    assert glow.sample(2).dtype == tf.uint16
+    np.testing.assert_array_equal(flow.decode(flow.encode(x)), x // width * width)
+    assert flow.sample(2).dtype == tf.uint16
     with pytest.raises(ConfigError, match=r"uint16.*n_bits and data say.*Received: uint8"):
-        glow.log_prob(x.astype(np.uint8))
+        flow.log_prob(x.astype(np.uint8))
 
 
 # Folders and files
@@ -333,11 +333,11 @@ def test_a_run_of_real_data_goes_on_and_writes_arrays(tmp_path, capsys, eager):
     (tmp_path / "run" / "summary.json").unlink()
     with only_endpoints("log_prob"):
         train(RunConfig.from_settings(settings))
-    glow, last = glow_tf.load(tmp_path / "run"), rows_of(tmp_path / "run")[-1]
-    np.testing.assert_allclose(np.mean(glow.bits_per_dim(x[9::10])), float(last["test_bpd"]), rtol=1e-5)
+    flow, last = glow_tf.load(tmp_path / "run"), rows_of(tmp_path / "run")[-1]
+    np.testing.assert_allclose(np.mean(flow.bits_per_dim(x[9::10])), float(last["test_bpd"]), rtol=1e-5)
     exported = tf.saved_model.load(tmp_path / "run" / "export")
-    np.testing.assert_allclose(exported.log_prob(x[:4], 0), glow.log_prob(x[:4]), rtol=1e-5)
-    assert evaluate(glow, x[9::10]).terms.keys() >= {"centring and scaling"}
+    np.testing.assert_allclose(exported.log_prob(x[:4], 0), flow.log_prob(x[:4]), rtol=1e-5)
+    assert evaluate(flow, x[9::10]).terms.keys() >= {"centring and scaling"}
 
 
 # Densities whose truth is known
@@ -356,15 +356,15 @@ def mixture(seed, count=8192):
 
 
 def trained(x, y, rate, epochs=16, **settings):
-    glow = Glow(ModelConfig((1, 1, 4), data="real", num_blocks=1, flow_steps=1, width=4, **settings))
-    trainer = PartsTrainer(glow)
+    flow = Flow(ModelConfig((1, 1, 4), data="real", num_blocks=1, flow_steps=1, width=4, **settings))
+    trainer = PartsTrainer(flow)
     trainer.compile(
         TrainConfig(learning_rate=rate, part_epochs=epochs, finetune_epochs=0, warmup_steps=20),
         steps_per_epoch=32,
         steps_per_execution=32,
     )
     trainer.fit(x, y, epochs=epochs, batch_size=256, verbose=0)
-    return glow
+    return flow
 
 
 def assert_moments(drawn, mean, deviation):
@@ -377,9 +377,9 @@ def assert_moments(drawn, mean, deviation):
 @pytest.mark.slow
 def test_a_mixture_given_its_class_has_its_density_and_its_moments():
     one_hot, (x, labels, _) = np.eye(3, dtype=np.float32), mixture(0)
-    glow = trained(x, one_hot[labels], 2e-2, 48, condition_shape=(3,), condition_features=0)
+    flow = trained(x, one_hot[labels], 2e-2, 48, condition_shape=(3,), condition_features=0)
     x, labels, truth = mixture(1)
-    assert abs(np.mean(truth - glow.log_prob(x, condition=one_hot[labels])) / 4) < 0.01
+    assert abs(np.mean(truth - flow.log_prob(x, condition=one_hot[labels])) / 4) < 0.01
     for label in range(3):
-        drawn = glow.sample(condition=np.tile(one_hot[label], (1000, 1)))
+        drawn = flow.sample(condition=np.tile(one_hot[label], (1000, 1)))
         assert_moments(drawn, MEANS[label], DEVIATIONS[label])

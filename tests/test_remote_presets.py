@@ -87,8 +87,8 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["hf://me/flow", f"hf://me/flow@{COMMIT}"])
 def test_a_preset_of_the_hub_is_the_one_that_is_served(hub, name):
-    glow = glow_tf.load(name)
-    for a, b in zip(glow.get_weights(), glow_tf.load("digits").get_weights(), strict=True):
+    flow = glow_tf.load(name)
+    for a, b in zip(flow.get_weights(), glow_tf.load("digits").get_weights(), strict=True):
         assert (a == b).all()
     assert not any(path.endswith("README.md") for path in hub.asked)
 

@@ -72,9 +72,9 @@ def said_of(longer, count=3):
 
 @pytest.mark.parametrize(("name", "seconds"), SETS)
 def test_levels_and_glows_after_equal_time(beside, name, seconds):
-    haar, pixels = (beside[3][name, glow].after[seconds] for glow in GLOWS)
-    levels, glow, behind, _ = haar
-    cells = [f"{seconds:g}", f"{levels:.3f}", f"{glow:.3f}", f"{behind.mean:.3f} ± {behind.half_width:.3f}"]
+    haar, pixels = (beside[3][name, flow].after[seconds] for flow in GLOWS)
+    levels, flow, behind, _ = haar
+    cells = [f"{seconds:g}", f"{levels:.3f}", f"{flow:.3f}", f"{behind.mean:.3f} ± {behind.half_width:.3f}"]
     row = f"| {SETS[name, seconds]} | {' | '.join(cells)} | {pixels[1]:.3f} |"
     assert row in (ROOT / "README.md").read_text()
 
@@ -83,7 +83,7 @@ def test_how_many_times_as_long_a_glow_takes(beside):
     page = (RESULTS / "levels.md").read_text()
     names = {title: name for (name, _), title in SETS.items()} | {"photographs, 64×64": "photographs_64"}
     for title, about, count in LONGER:
-        longer = [said_of(beside[count][names[title], glow].longer.get(about), count) for glow in GLOWS]
+        longer = [said_of(beside[count][names[title], flow].longer.get(about), count) for flow in GLOWS]
         cells = [title, str(about[0]), f"{about[1]:,}", str(count), *longer]
         assert f"| {' | '.join(cells)} |" in page
 
@@ -92,8 +92,8 @@ def test_the_factors_of_time_of_the_readme(beside):
     """Over lengths and flow steps."""
     page = text_of("docs/results/levels.md")
     readme, ends = text_of("README.md"), []
-    for glow in GLOWS:
-        every = [own["cifar10", glow].longer for own in beside.values()]
+    for flow in GLOWS:
+        every = [own["cifar10", flow].longer for own in beside.values()]
         of_most_seeds = every[2] | every[1] | every[0]
         means = [longer[0] for longer in of_most_seeds.values()]
         ends.append(f"{min(means):.1f} to {max(means):.1f}")
@@ -154,10 +154,10 @@ def test_the_factors_of_time_at_width_256():
         own = curves.compared(found, [])["cifar10_bfloat16", "glow_haar"].longer[about]
         factors.append(said_of(own, count + 1))  # of two seeds with the interval
     (levels,) = (run for run in found["cifar10_bfloat16", "levels", "61"] if run.about == (12, 51200))
-    glow = found["cifar10_bfloat16", "glow_haar", "61"][-1]
+    flow = found["cifar10_bfloat16", "glow_haar", "61"][-1]
     said = "{} in bfloat16, and {} after 25,600; one seed {} after 102,400, and {} of 12 steps after 51,200: "
     said = f"{said.format(*factors)}there levels have {levels.bits[0]:.3f} after {levels.seconds / 60:.0f} "
-    said += f"minutes, a Glow {glow.bits[0]:.3f} after {glow.seconds / 60:.0f}."
+    said += f"minutes, a Glow {flow.bits[0]:.3f} after {flow.seconds / 60:.0f}."
     assert said in text_of("docs/results/levels.md")
     ends = f"{min(factors)[:3]} to {max(factors)[:3]}"
     assert f"At width 256 Haar's takes {ends} (one and two seeds);" in text_of("README.md")
@@ -205,17 +205,17 @@ def row_of(claim):
 
 
 def test_all_of_cifar_10():
-    glow = [row for row in rows_of(RESULTS / "all_images.csv") if row["variant"] == "end_to_end"]
+    flow = [row for row in rows_of(RESULTS / "all_images.csv") if row["variant"] == "end_to_end"]
     levels = rows_of(RESULTS / "preset_cifar10.csv")
-    for claim, rows in (("levels, all of CIFAR-10", levels), ("a Glow of 3 × 8, all of CIFAR-10", glow)):
+    for claim, rows in (("levels, all of CIFAR-10", levels), ("a Glow of 3 × 8, all of CIFAR-10", flow)):
         bpd, minutes = float(rows[-1]["test_bpd"]), float(rows[-1]["total_seconds"]) / 60
         assert f"| {bpd:.3f} after {minutes:.0f} minutes |" in row_of(claim)
 
 
 def test_a_deeper_glow_is_ahead_of_the_levels_of_the_papers_length():
-    (glow,) = last_epochs(RESULTS / "all_images.csv")["end_to_end"].values()
+    (flow,) = last_epochs(RESULTS / "all_images.csv")["end_to_end"].values()
     levels = statistics.mean(last_epochs(RESULTS / "levels_paper_length.csv")["levels_deep"].values())
-    assert f"| {levels - glow:.3f} behind |" in row_of("the same, against that Glow")
+    assert f"| {levels - flow:.3f} behind |" in row_of("the same, against that Glow")
 
 
 @pytest.mark.parametrize(
@@ -248,21 +248,21 @@ def test_the_memory_of_the_finest_level():
         tuple(row[name] for name in ("side", "crop", "width", "subject", "phase")): row
         for row in rows_of(RESULTS / "memory_levels.csv")
     }
-    glow, levels = "Glow 3 x 8, end to end", "levels 8, 4, 4, 4"
+    flow, levels = "Glow 3 x 8, end to end", "levels 8, 4, 4, 4"
 
     def shares(crop, *sizes, subject=levels, phase="part 1", column="above_mb"):
         """Returns what each size takes, over a Glow end to end."""
         pairs = [
-            (found[side, crop, width, subject, phase], found[side, "0", width, glow, "end_to_end"])
+            (found[side, crop, width, subject, phase], found[side, "0", width, flow, "end_to_end"])
             for side, width in sizes
         ]
-        return sorted(float(own[column]) / float(of_glow[column]) for own, of_glow in pairs)
+        return sorted(float(own[column]) / float(of_flow[column]) for own, of_flow in pairs)
 
     small, large = [("32", "64"), ("32", "256")], ("256", "64")
     above = shares("0", *small, large)
     whole = shares("0", *small, large, column="peak_mb")
     (crop,), (whole_crop,) = shares("64", large), shares("64", large, column="peak_mb")
-    (again,) = shares("0", large, subject=f"{glow}, recomputed", phase="end_to_end")
+    (again,) = shares("0", large, subject=f"{flow}, recomputed", phase="end_to_end")
     (together,) = shares("64", large, phase="simultaneous")
     narrow, wide = shares("0", *small, phase="simultaneous")
     text = text_of("docs/results/levels.md")

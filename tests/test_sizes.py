@@ -26,10 +26,10 @@ def images_of(shape, count=3):
 
 
 def made(**changes):
-    glow = small_levels(flow_steps=1, **changes)
-    glow.initialize(images_of(glow.image_shape, 32))
-    perturb(glow)
-    return glow
+    flow = small_levels(flow_steps=1, **changes)
+    flow.initialize(images_of(flow.image_shape, 32))
+    perturb(flow)
+    return flow
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +63,13 @@ def test_at_its_own_size_a_model_stays_as_it_is(own, eager):
     ids=str,
 )
 def test_the_finest_part_makes_every_level_of_another_size(own, shape, count, coarsest):
-    glow = own.resized(shape)
-    assert glow.design.num_parts == count + 1
-    assert glow.parts[-1].output_event_shape == coarsest
-    for part, source in zip(glow.parts, [own.parts[0]] * count + [own.parts[-1]], strict=True):
+    flow = own.resized(shape)
+    assert flow.design.num_parts == count + 1
+    assert flow.parts[-1].output_event_shape == coarsest
+    for part, source in zip(flow.parts, [own.parts[0]] * count + [own.parts[-1]], strict=True):
         for mine, theirs in zip(part.get_weights(), source.get_weights(), strict=True):
             np.testing.assert_array_equal(mine, theirs)
-    assert len({id(weight) for part in glow.parts for weight in part.weights}) == len(glow.weights)
+    assert len({id(weight) for part in flow.parts for weight in part.weights}) == len(flow.weights)
 
 
 @pytest.mark.long
@@ -78,9 +78,9 @@ def test_a_model_of_one_level_fits_large_images(eager):
     own = made(num_blocks=1)
     counts = [own.design.resized((h, w, 3))[0].num_blocks for h, w in ((32, 32), (64, 64), (1000, 667))]
     assert counts == [4, 5, 8]
-    glow, images = own.resized((33, 50, 3)), images_of((33, 50, 3), 2)
-    np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
-    assert np.isfinite(glow.bits_per_dim(images)).all()
+    flow, images = own.resized((33, 50, 3)), images_of((33, 50, 3), 2)
+    np.testing.assert_array_equal(flow.decode(flow.encode(images)), images)
+    assert np.isfinite(flow.bits_per_dim(images)).all()
 
 
 def test_the_log_likelihood_of_odd_sides_is_that_of_the_whole_jacobian(odd):
@@ -98,12 +98,12 @@ def test_the_terms_of_the_parts_of_odd_sides_add_up(odd, eager):
 @pytest.mark.slow  # the commands, below, take the preset of an odd model
 def test_every_form_of_an_odd_model_gives_the_same(own, tmp_path, eager):
     own = own.recut(dtype="float32")
-    glow, images = own.resized((7, 11, 3)), images_of((7, 11, 3))
-    eps, drawn = glow.encode(images), glow.sample(2, temperature=0.7, seed=1)
-    np.testing.assert_array_equal(glow.decode(eps), images)
+    flow, images = own.resized((7, 11, 3)), images_of((7, 11, 3))
+    eps, drawn = flow.encode(images), flow.sample(2, temperature=0.7, seed=1)
+    np.testing.assert_array_equal(flow.decode(eps), images)
     assert drawn.shape == (2, 7, 11, 3)
-    glow.save(tmp_path / "a.keras")
-    glow_tf.save(glow, tmp_path / "preset")
+    flow.save(tmp_path / "a.keras")
+    glow_tf.save(flow, tmp_path / "preset")
     for other in (keras.saving.load_model(tmp_path / "a.keras"), glow_tf.load(tmp_path / "preset")):
         np.testing.assert_allclose(other.encode(images), eps, atol=1e-4)
         np.testing.assert_array_equal(other.decode(eps), images)
@@ -114,10 +114,10 @@ def test_every_form_of_an_odd_model_gives_the_same(own, tmp_path, eager):
 
 @pytest.mark.slow
 def test_black_and_white_lines_and_noise_come_back_to_the_byte(eager):
-    glow, images = preset_once("cifar10_small").resized((63, 65, 3)), np.zeros((7, 63, 65, 3), np.uint8)
+    flow, images = preset_once("cifar10_small").resized((63, 65, 3)), np.zeros((7, 63, 65, 3), np.uint8)
     images[1, -1] = images[2, :, -1, 1] = 255
     images[3:] = 255 * np.random.default_rng(0).integers(0, 2, images[3:].shape)
-    np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
+    np.testing.assert_array_equal(flow.decode(flow.encode(images)), images)
 
 
 @pytest.mark.long
@@ -125,19 +125,19 @@ def test_a_model_of_odd_sides_trains_and_evaluates(own, eager):
     trainer = glow_tf.PartsTrainer(own.recut(dtype="float32").resized((7, 11, 3)), seed=0)
     settings = glow_tf.TrainConfig(schedule="simultaneous", part_epochs=1, finetune_epochs=0, batch_size=4)
     trainer.compile(settings)
-    images, before = images_of((7, 11, 3), 8), [part.get_weights() for part in trainer.glow.parts]
+    images, before = images_of((7, 11, 3), 8), [part.get_weights() for part in trainer.flow.parts]
     trainer.fit(images, verbose=0)
-    for part, weights in zip(trainer.glow.parts, before, strict=True):
+    for part, weights in zip(trainer.flow.parts, before, strict=True):
         assert any(np.any(a != b) for a, b in zip(part.get_weights(), weights, strict=True))
     assert np.isfinite(trainer.evaluate(images, return_dict=True, verbose=0)["bpd"])
-    h = trainer.glow.enter(images, 0.5).h
-    part = trainer.glow.parts[0]
+    h = trainer.flow.enter(images, 0.5).h
+    part = trainer.flow.parts[0]
     np.testing.assert_array_equal(part.pass_on(h), part.call(h).h)
 
 
 @pytest.mark.long
 def test_what_has_one_size_alone_says_why(own):
-    for glow, shape, message in (
+    for flow, shape, message in (
         (own, (16, 16, 1), r"model of images in colour takes no others.*Received: image_shape=\(16, 16, 1\)"),
         (made(image_shape=(4, 4, 1), num_blocks=1), (16, 16, 3), "model of grey images takes no others"),
         (own, (3, 16, 3), "height and width must be 4 or more .*Received: image of 3×16"),
@@ -145,18 +145,18 @@ def test_what_has_one_size_alone_says_why(own):
         (small_glow(), (9, 8, 1), r"differ from 8×8 by multiples of .*Received: image_shape=\(9, 8, 1\)"),
     ):
         with pytest.raises(ConfigError, match=message):
-            glow.resized(shape)
+            flow.resized(shape)
 
 
 def test_a_glow_has_other_sizes_that_halve_as_often(eager):
     own = small_glow(parts="by_block:2")
     own.initialize(images_of((8, 8, 1), 16))
-    glow = own.resized((16, 8, 1))
-    for part, source in zip(glow.parts, own.parts, strict=True):
+    flow = own.resized((16, 8, 1))
+    for part, source in zip(flow.parts, own.parts, strict=True):
         for mine, theirs in zip(part.get_weights(), source.get_weights(), strict=True):
             np.testing.assert_array_equal(mine, theirs)
     images = images_of((16, 8, 1)) // 8 * 8  # a model of 5 bits
-    np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
+    np.testing.assert_array_equal(flow.decode(flow.encode(images)), images)
 
 
 # Commands

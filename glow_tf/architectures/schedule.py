@@ -219,7 +219,7 @@ def named_phases(given: Sequence[Phase], num_parts: int) -> tuple[Phase, ...]:
         of_all = phase.kind in ("end_to_end", "simultaneous")
         if max(*phase.active, *phase.crossed, 0) >= num_parts or (of_all and phase not in whole):
             raise ConfigError(
-                f"phases must be made for the {num_parts} parts of the glow. "
+                f"phases must be made for the {num_parts} parts of the flow. "
                 f"Received: phase '{phase}' of parts {phase.active_parts}, counted from 1"
             )
     return tuple(

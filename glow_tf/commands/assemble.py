@@ -30,7 +30,7 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.use import assemble
 
     found = assemble(values.workdirs)
-    save(found.glow, folder, found.about, values.weights_dtype)
+    save(found.flow, folder, found.about, values.weights_dtype)
     for k, source in enumerate(found.sources, start=1):
         print(f"part {k} from {source}")
     print(f"{folder}: glow-tf evaluate --model={folder} --dataset=… says the bits of each part.")

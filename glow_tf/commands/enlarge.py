@@ -22,7 +22,7 @@ from glow_tf.commands import model_flags, parsing
 from glow_tf.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from glow_tf.model.glow import Glow
+    from glow_tf.model.flow import Flow
 
 TAKES_PATHS = True
 PIXELS = 2**24  # at most, of the enlarged photographs of one size that are in memory at a time
@@ -53,18 +53,18 @@ def main(values: flags.FlagValues, paths: Sequence[str]) -> None:
     from glow_tf.use.latents import seed_of
     from glow_tf.use.upscaling import check_factor
 
-    glow = model_flags.model_of(values)
-    check_factor(glow, factor)
+    flow = model_flags.model_of(values)
+    check_factor(flow, factor)
     for (*size, channels), own in sizes.items():
-        check_needed(glow, [factor * side for side in size], own[0], "take a smaller factor")
-        if channels > glow.image_shape[-1]:
+        check_needed(flow, [factor * side for side in size], own[0], "take a smaller factor")
+        if channels > flow.image_shape[-1]:
             raise ConfigError(f"the model is for grey photographs. Received: {own[0]}, which has colours")
     written = {path: f"{name}.png" for path, name in names.items()}
     try:
         with held(folder, written.values()):
             for some in _pieces(sizes, factor):
                 seed = seed_of(values.seed, places[some[0]])
-                large = upscale(glow, _read(some, glow), temperature, seed, factor=factor)
+                large = upscale(flow, _read(some, flow), temperature, seed, factor=factor)
                 for path, image in zip(some, large, strict=True):
                     model_flags.write(folder / written[path], pictures.png(image))
                     print(folder / written[path], flush=True)
@@ -113,9 +113,9 @@ def _by_size(paths: Sequence[str]) -> dict[tuple[int, ...], list[str]]:
     return sizes
 
 
-def _read(paths: Sequence[str], glow: Glow) -> np.ndarray:
+def _read(paths: Sequence[str], flow: Flow) -> np.ndarray:
     """Returns photographs of one size, uint8 [N, H, W, C]; grey ones fill the channels of the model."""
     from glow_tf.data.pictures import read_picture
 
     images = np.stack([read_picture(pathlib.Path(path), 0).pixels for path in paths])
-    return np.broadcast_to(images, (*images.shape[:3], glow.image_shape[-1]))
+    return np.broadcast_to(images, (*images.shape[:3], flow.image_shape[-1]))

@@ -41,10 +41,10 @@ def main(values: flags.FlagValues) -> None:
     from glow_tf.use import evaluate
     from glow_tf.use.evaluation import check_evaluation, joined
 
-    glow = model_flags.model_of(values)
-    check_evaluation(glow, draws, values.noise)  # before images are read
+    flow = model_flags.model_of(values)
+    check_evaluation(flow, draws, values.noise)  # before images are read
     found, groups = [], []
-    for own, used in input_flags.models_and_images(values, glow, gradient=values.noise != "uniform"):
+    for own, used in input_flags.models_and_images(values, flow, gradient=values.noise != "uniform"):
         found.append(evaluate(own, used.images, draws, values.seed, used.condition, values.noise))
         groups.append(used)
     report = _report(joined(found), groups, values.noise)

@@ -24,10 +24,10 @@ def main(values: flags.FlagValues) -> None:
     folder = model_flags.output_folder(values)
     from glow_tf.use import export, export_onnx
 
-    glow = input_flags.sized_model(values, model_flags.model_of(values))
+    flow = input_flags.sized_model(values, model_flags.model_of(values))
     if values.format == "savedmodel":
-        export(glow, folder)
+        export(flow, folder)
         print(f"{folder}: a SavedModel")
         return
-    for path in export_onnx(glow, folder):
+    for path in export_onnx(flow, folder):
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

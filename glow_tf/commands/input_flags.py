@@ -15,7 +15,7 @@ from glow_tf.config import FOLDER, MOST_SIDE, DataConfig
 from glow_tf.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from glow_tf.model.glow import Glow
+    from glow_tf.model.flow import Flow
     from glow_tf.use import UsedImages
 
 HOW = "FILE.npy with an array [N, …], an image, a folder of images, or label:K,… or label:all for classes"
@@ -50,7 +50,7 @@ def size_of(values: flags.FlagValues) -> tuple[int, int] | None:
     return height, width
 
 
-def sized_model(values: flags.FlagValues, model: Glow, gradient: bool = False) -> Glow:
+def sized_model(values: flags.FlagValues, model: Flow, gradient: bool = False) -> Flow:
     """Returns the model for images of the size that --image_size says; 0 is the model's own.
 
     ConfigError as in `check_fits`.
@@ -62,8 +62,8 @@ def sized_model(values: flags.FlagValues, model: Glow, gradient: bool = False) -
 
 
 def models_and_images(
-    values: flags.FlagValues, model: Glow, gradient: bool = False
-) -> Iterator[tuple[Glow, UsedImages]]:
+    values: flags.FlagValues, model: Flow, gradient: bool = False
+) -> Iterator[tuple[Flow, UsedImages]]:
     """Reads images as `images_of` does, at the size that --image_size says: each size with a model for it.
 
     ConfigError also as in `check_fits`.
@@ -81,7 +81,7 @@ def models_and_images(
         yield fitted(model, used.images.shape[1:3]), used
 
 
-def model_and_images(values: flags.FlagValues, model: Glow) -> tuple[Glow, UsedImages]:
+def model_and_images(values: flags.FlagValues, model: Flow) -> tuple[Flow, UsedImages]:
     """As `models_and_images`; ConfigError unless the images have one size."""
     found = models_and_images(values, model)
     first = next(found)
@@ -94,7 +94,7 @@ def model_and_images(values: flags.FlagValues, model: Glow) -> tuple[Glow, UsedI
     return first
 
 
-def condition_of(values: flags.FlagValues, model: Glow) -> Any:
+def condition_of(values: flags.FlagValues, model: Flow) -> Any:
     """Reads what --condition names, in the shapes of the model: arrays [N, …]; None for a model without one.
 
     ConfigError if it is missing, cannot be read, or does not fit the model.
@@ -121,7 +121,7 @@ def condition_of(values: flags.FlagValues, model: Glow) -> Any:
     return fitted_condition(model, of_names(named), f"condition={str(path)!r}")
 
 
-def _of_classes(written: str, model: Glow) -> np.ndarray:
+def _of_classes(written: str, model: Flow) -> np.ndarray:
     """Returns a vector, with a 1 in its place, for each class in a comma-separated list, or for all."""
     shape = model.condition_shapes.get("", ())
     most = shape[0] if len(shape) == 1 else 0

@@ -17,7 +17,7 @@ from glow_tf.config import DataConfig, file_of, folder_of
 from glow_tf.core.errors import ConfigError, printable
 
 if TYPE_CHECKING:
-    from glow_tf.model.glow import Glow
+    from glow_tf.model.flow import Flow
     from glow_tf.use import UsedImages
 
 
@@ -75,7 +75,7 @@ def define_images(values: flags.FlagValues) -> None:
     parsing.define(values, condition=("", f"{about}{CONDITIONS}"))
 
 
-def model_of(values: flags.FlagValues) -> Glow:
+def model_of(values: flags.FlagValues) -> Flow:
     """Loads the model that --model names."""
     from glow_tf.store import load
 
@@ -84,7 +84,7 @@ def model_of(values: flags.FlagValues) -> Glow:
     return load(values.model)
 
 
-def images_of(values: flags.FlagValues, model: Glow, any_size: bool = False) -> list[UsedImages]:
+def images_of(values: flags.FlagValues, model: Flow, any_size: bool = False) -> list[UsedImages]:
     """Reads the images that the flags name, and what is given with them; prints how they were read.
 
     They have the model's shape, or those of `any_size` their own, each size by itself; see `read_by_size`.
@@ -110,7 +110,7 @@ def images_of(values: flags.FlagValues, model: Glow, any_size: bool = False) -> 
     return [dataclasses.replace(own, condition=of_own) for own, of_own in zip(groups, given, strict=True)]
 
 
-def check_condition(values: flags.FlagValues, model: Glow, how: str) -> None:
+def check_condition(values: flags.FlagValues, model: Flow, how: str) -> None:
     """Raises ConfigError, which says how to give it, unless --condition is there if the model needs it."""
     shapes = model.condition_shapes
     if shapes and not values.condition:

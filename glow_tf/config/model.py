@@ -93,7 +93,7 @@ OF_COUPLINGS = ("width", "scale", "norm", "activation", "bounded")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The flow and its parts. `Glow(ModelConfig(...))` builds it.
+    """The flow and its parts. `Flow(ModelConfig(...))` builds it.
 
     Three fields are not flags of the model, because the command takes them from the data and from the run:
     `image_shape` (H, W, C), `seed`, and `condition_shape`, of what the model is given with each image:

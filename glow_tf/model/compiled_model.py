@@ -17,13 +17,13 @@ from glow_tf.core.machine import check_memory
 from glow_tf.model.conditions import check_one_for_each, num_of_request
 from glow_tf.model.density_model import checked_images
 from glow_tf.model.endpoints import Endpoint, Endpoints
-from glow_tf.model.flow import Flow
+from glow_tf.model.flow_functions import FlowFunctions
 
 Integer = tf.Tensor | int
 Number = tf.Tensor | float
 
 
-class CompiledModel(Flow):
+class CompiledModel(FlowFunctions):
     """A flow that scores, codes and draws images in batches of any size; each function is compiled once.
 
     Attributes:
@@ -165,8 +165,8 @@ class CompiledModel(Flow):
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         if not self.loss:
             raise ConfigError(
-                "glow_tf.PartsTrainer(glow) trains and evaluates a Glow, by its bits per dimension; fit and "
-                "evaluate of the Glow itself need a loss of its log-probabilities. Received: loss=None"
+                "glow_tf.PartsTrainer(flow) trains and evaluates a flow, by its bits per dimension; fit and "
+                "evaluate of the flow itself need a loss of its log-probabilities. Received: loss=None"
             )
         return super().compute_loss(*args, **kwargs)
 

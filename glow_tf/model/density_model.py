@@ -1,4 +1,4 @@
-"""What `Glow` and its trainer share as Keras models."""
+"""What `Flow` and its trainer share as Keras models."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class DensityModel(keras.Model):
         path = pathlib.Path(filepath)
         if path.suffix != ".keras":
             raise ConfigError(
-                "models are saved as .keras files; glow_tf.export(glow, folder) writes a SavedModel, and "
+                "models are saved as .keras files; glow_tf.export(flow, folder) writes a SavedModel, and "
                 f"save_weights takes .weights.h5. Received: filepath={os.fspath(filepath)!r}"
             )
         asks, is_folder = path.exists() and not overwrite, kwargs.get("zipped") is False

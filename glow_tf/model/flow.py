@@ -1,282 +1,175 @@
-"""The flow: its parts, their devices and weights; from data to latents and back, with log-determinants."""
+"""The flow that users hold: compiled, with its settings, and other cuts and sizes of it."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Sequence
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 from glow_tf.architectures import design_of
-from glow_tf.bijectors import Bijector
-from glow_tf.bijectors.bijector import WithLogDet
-from glow_tf.bijectors.condition import Array, Condition
-from glow_tf.bijectors.mode import ALONE, PLAIN, Mode
+from glow_tf.architectures.own_layers import with_registered
 from glow_tf.config import ModelConfig
-from glow_tf.core.machine import check_memory
-from glow_tf.model.conditions import checked_condition
-from glow_tf.model.density_model import DensityModel, checked_images, checked_policy
-from glow_tf.model.part_layers import entrance_of
-from glow_tf.model.parts import Part, get_weights_by_step, set_weights_by_step
-from glow_tf.model.passage import PartView, Passage
+from glow_tf.core.errors import ConfigError
+from glow_tf.internals import layers_within
+from glow_tf.model.compiled_model import CompiledModel
 
 
-def is_initialized(layer: keras.Layer) -> bool:
-    """Whether all weights of a layer that depend on data have been initialised or restored."""
-    flags = [v for v in layer.non_trainable_variables if v.name.endswith("initialized")]
-    return all(bool(tf.reduce_all(flag.value > 0)) for flag in flags)
+@keras.saving.register_keras_serializable(package="glow_tf")
+class Flow(CompiledModel):
+    """A flow for images, cut into parts: a Glow, levels, or another architecture of the config's.
 
+    Dequantise → part 1 → … → part n. Cutting a model into parts does not change the function that it computes
+    from given weights; it only changes how the model can be trained.
 
-class Flow(DensityModel):
-    """The mathematics of `Glow`, whose arguments it has: functions of tensors, not compiled.
+    The likelihood of a uint8 image is computed at one dequantised value: the byte plus noise drawn from
+    `seed`. In expectation it is a lower bound on log P(image). `encode` uses the middle of each bin instead
+    of noise, and `decode` inverts it. Both compute in float32, whatever the precision in the config.
 
-    Attributes:
-      fixed_parts: of each part, whether its output depends on none of its weights.
+    The constructor also builds the weights, because the config determines all shapes.
+
+    Args:
+      config: the model's settings.
+      part_devices: per part, the device that holds its weights and runs it; empty leaves the choice to
+        TensorFlow. The devices are not saved with the model.
+      bijectors: in the place of ActNorm and the 1×1 convolution, a `Bijector`. This argument and the next
+        three take the place of what the config says. Each is an object of a class that is registered with
+        Keras, or such a class; the model's config has its JSON. See docs/guides/own_layers.md.
+      coupling: what each coupling does to half of the channels, a `Transform`.
+      coupling_network: the network of each coupling, a Keras layer.
+      condition_network: a Keras layer or model, of which each part gets a copy, with its weights if it is
+        built; it makes `config.condition_features` features [B, h, w, c] or [B, c] of what the model is
+        given, or of a dictionary where that has names.
+
+    Raises:
+      ConfigError: the blocks cannot halve height or width, the policy is mixed, the weights do not fit
+        into memory, or a layer of one's own cannot be copied or does not fit its place.
+      ValueError: part_devices names a wrong number of devices.
+    Reference: Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039; Glow parts, sections 2 and 3.
     """
 
     def __init__(
         self,
         config: ModelConfig,
         part_devices: Sequence[str] = (),
-        **kwargs,
+        *,
+        bijectors: Any = "",
+        coupling: Any = "",
+        coupling_network: Any = "",
+        condition_network: Any = "",
+        **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        self.config = config
-        self.design = design_of(config)
-        self.part_devices = tuple(part_devices)
-        if self.part_devices and len(self.part_devices) != self.design.num_parts:
-            raise ValueError(
-                f"part_devices must name {self.design.num_parts} devices, one per part, or none. "
-                f"Received: {self.part_devices}"
-            )
-        layouts = self.design.layouts
-        needed = 2 * self.design.model_bytes  # each weight is drawn before it is stored
-        check_memory(needed, "the model's weights", "take a smaller width or fewer flow_steps")
-        policy = checked_policy(self.dtype_policy)
-        self.dequantize = entrance_of(config, policy)
-        self.fixed_parts = tuple(layout.fixed for layout in layouts)
-        self.parts = []
-        for k, layout in enumerate(layouts):
-            settings = {"last": k + 1 == len(layouts), "dtype": policy, "name": f"part_{k + 1}"}
-            with self.on_device_of(k):  # where one's own condition network is built
-                self.parts.append(Part.from_layout(layout, self.design, **settings))
-        self.build((None, *config.image_shape))
+        own = {"bijectors": bijectors, "coupling": coupling, "coupling_network": coupling_network}
+        config = with_registered(config, **own, condition_network=condition_network)
+        super().__init__(config, part_devices, **kwargs)
+        if getattr(condition_network, "built", False) is True:
+            for part in self.parts:
+                part.condition_network.set_weights(condition_network.get_weights())
 
-    def build(self, input_shape: object = None) -> None:
-        """Builds the parts on the image shape of the config; `input_shape` is ignored."""
-        shape = self.image_shape
-        self.dequantize.build((None, *shape))
-        given = {name: (None, *own) for name, own in self.config.condition_shapes.items()}
-        for k, part in enumerate(self.parts):
-            if not part.built:
-                with self.on_device_of(k):
-                    part.build((None, *shape), given)
-            shape = part.output_event_shape
-        self.built = True
+    @classmethod
+    def from_preset(
+        cls, preset: str | os.PathLike, image_shape: Sequence[int] | None = None, **changes: Any
+    ) -> Flow:
+        """The same as `glow_tf.load`, by the name that KerasHub gives it."""
+        import glow_tf
 
-    def on_device_of(self, k: int) -> contextlib.AbstractContextManager:
-        """Returns a context in which operations run on the device of part k, from 0."""
-        return tf.device(self.part_devices[k]) if self.part_devices else contextlib.nullcontext()
+        return glow_tf.load(preset, image_shape=image_shape, **changes)
 
-    def get_flow_weights(self) -> list[np.ndarray]:
-        """Returns the weights flow step by flow step, without local bases: the same wherever it is cut.
+    def resized(self, image_shape: Sequence[int]) -> Flow:
+        """Returns a new model with these weights, for images of another size; at its own size the same one.
 
-        First come what maps data to real numbers, and the networks of what the model is given.
-        """
-        first = [value for layer in self._beside_steps() for value in layer.get_weights()]
-        return [*first, *get_weights_by_step(self._bijectors_and_top_base())]
-
-    def set_flow_weights(self, weights: Sequence[np.ndarray]) -> None:
-        """Sets the weights to the `get_flow_weights` of another model; ValueError if they do not fit."""
-        weights = list(weights)
-        for layer in self._beside_steps():
-            layer.set_weights(weights[: len(layer.weights)])
-            weights = weights[len(layer.weights) :]
-        set_weights_by_step(self._bijectors_and_top_base(), weights)
-
-    def _beside_steps(self) -> list[keras.Layer]:
-        networks = (part.condition_network for part in self.parts)
-        return [self.dequantize, *(network for network in networks if network is not None)]
-
-    def _bijectors_and_top_base(self) -> list[Bijector]:
-        return [*(b for part in self.parts for b in part.bijectors), self.parts[-1].base]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images."""
-        return self.config.image_shape
-
-    @property
-    def data_dtype(self) -> str:
-        """The type of the images: `uint8`, `uint16` or `float32`."""
-        return self.config.data_dtype
-
-    def checked_condition(self, condition: Condition) -> Condition:
-        """Checks what the model is given and returns it as tensors of its dtype; see `checked_condition`."""
-        return checked_condition(condition, self.config, self.compute_dtype)
-
-    @property
-    def initialized(self) -> bool:
-        """Whether the weights that depend on data have been initialised or restored."""
-        return is_initialized(self)
-
-    def initialize(
-        self, images: Array, noise: Array | None = None, condition: Condition = None
-    ) -> list[tf.Tensor]:
-        """Sets what depends on data from a batch, part by part in the forward direction.
-
-        These are the ActNorms, and what centres and scales real data. Call it once before training, eagerly
-        and outside of `strategy.run`. What is already initialised or restored keeps its weights.
+        The settings of the new model are those that the architecture makes of this one's, and each of its
+        parts has a copy of the weights of one part here; see `Architecture.resized`. Levels take every size
+        from a few pixels on, with odd sides too. The sides of a Glow differ from its own by multiples. What a
+        model is given with each image keeps its shape.
 
         Args:
-          images: a few hundred training images, [B, H, W, C].
-          noise: dequantisation noise in [0, 1), [B, H, W, C]; by default, drawn from the config's seed.
-          condition: what the model is given with each image.
-
-        Returns:
-          The output of each part, [B, H', W', C'].
-        """
-        condition = self.checked_condition(condition)
-        outputs = []
-        h = self.dequantize.initialize(self.dequantized(images, noise, seed=self.config.seed))
-        for k, part in enumerate(self.parts):
-            with self.on_device_of(k):
-                h = part.initialize(h, condition)
-            outputs.append(h)
-        return outputs
-
-    def dequantized(
-        self, images: Array, noise: Array | float | None = None, seed: tf.Tensor | int = 0
-    ) -> tf.Tensor:
-        """Adds noise to grey values: v in [0, 2^n_bits), [B, H, W, C]. Real data stay as they are.
-
-        Args:
-          images: [B, H, W, C], of the type of the model's data; of levels, of any size that they halve.
-          noise: in [0, 1), [B, H, W, C] or one number for all; by default, drawn from the seed.
-          seed: of the noise; unused if noise is given.
+          image_shape: (H, W, C) of the images, of as many channels as the model's.
 
         Raises:
-          ConfigError: `checked_images` refuses the images.
-          ValueError, InvalidArgumentError: the shape of noise is not that of the images.
+          ConfigError: the model has weights for each place, or the channels or the size cannot be.
         """
-        shape = (None, None, self.image_shape[-1]) if self.design.any_size else self.image_shape
-        images = checked_images(images, shape, self.data_dtype)
-        if self.config.is_real:
-            return self.dequantize.grey_values(images)
-        if noise is None:
-            noise = tf.random.stateless_uniform(tf.shape(images), seed=[seed, 0], dtype=self.compute_dtype)
-        elif np.ndim(noise):  # not one number for all pixels
-            tf.debugging.assert_equal(tf.shape(noise), tf.shape(images), "noise must have the images' shape")
-        return self.dequantize.grey_values(images) + tf.cast(noise, self.compute_dtype)
+        # A model like this one checks the shape, too.
+        shape = dataclasses.replace(self.config, image_shape=image_shape).image_shape
+        if shape == self.image_shape:
+            return self.recut()
+        if shape[-1] != self.image_shape[-1]:
+            kinds = {1: "grey images", 3: "images in colour"}
+            own = kinds.get(self.image_shape[-1], f"images of {self.image_shape[-1]} channels")
+            raise ConfigError(
+                f"a model of {own} takes no others, whatever their size. Received: image_shape={shape}"
+            )
+        config, sources = self.design.resized(shape)
+        flow = type(self)(config, dtype=self.dtype_policy, name="glow")
+        pairs = [(flow.dequantize, self.dequantize)]
+        pairs += [(part, self.parts[k]) for part, k in zip(flow.parts, sources, strict=True)]
+        for layer, source in pairs:
+            shapes = [[weight.shape for weight in each.weights] for each in (layer, source)]
+            if shapes[0] != shapes[1]:
+                raise ConfigError(
+                    f"the weights of {source.name} belong to the model's size, so the model keeps it. "
+                    f"Received: image_shape={shape} for {self.image_shape}"
+                )
+            layer.set_weights(source.get_weights())
+        return flow
 
-    def enter(self, images: Array, noise: Array | float | None, seed: tf.Tensor | int = 0) -> Passage:
-        """Makes the passage before part 1, without condition; arguments as in `dequantized`.
+    def recut(self, dtype: Any = None, **changes: Any) -> Flow:
+        """Returns a new model of the same flow, with the same weights of its flow steps and top base.
 
-        Its `log_likelihood` is the log-determinant of dequantisation, [B], nats.
+        Args:
+          dtype: policy of the new model; None is this one's.
+          **changes: as in `glow_tf.load`. Local bases, which only training uses, start anew.
+
+        Raises:
+          ConfigError: there is no such setting or model, or parts with networks of their own would change.
+          ValueError: a change leads to a model of other weights.
         """
-        return Passage(*self.dequantize.forward_and_log_det(self.dequantized(images, noise, seed)))
+        config = dataclasses.replace(self.config, **changes)
+        moves = design_of(config).cuts != self.design.cuts
+        if moves and self.has_condition_networks:
+            raise ConfigError(
+                "a model whose parts have networks of what they are given keeps its parts. "
+                f"Received: parts={config.parts!r} for parts={self.config.parts!r}"
+            )
+        dtype = self.dtype_policy if dtype is None else dtype
+        flow = type(self)(config, dtype=dtype, name="glow")
+        flow.set_flow_weights(self.get_flow_weights())
+        return flow
 
-    def _entering(self, v: tf.Tensor, condition: Condition) -> Passage:
-        """Makes the passage of dequantised values before part 1, with what is given, checked."""
-        given = self.checked_condition(condition)
-        return Passage(*self.dequantize.forward_and_log_det(v), condition=given)
+    @property
+    def named_weights(self) -> dict[str, keras.Variable]:
+        """The weights by their names in files, such as `part_1/prior/mean`: their paths below the model.
 
-    def through_part(self, k: int, passage: Passage, mode: Mode = PLAIN) -> tuple[Passage, PartView]:
-        """Runs part k (from 0) on a passage: returns what goes on, and what the part saw and made."""
-        h, log_likelihood, truncated, condition = passage
-        with self.on_device_of(k):
-            context = self.parts[k].read(condition, mode)
-            output = self.parts[k].call(h, context)
-            nll = self.parts[k].truncated_nll(output, context)
-            truncated = (*truncated, nll - log_likelihood)
-            log_likelihood += output.log_likelihood_term
-        after = Passage(output.h, log_likelihood, truncated, condition)
-        return after, PartView(h, *output, condition, context.condition, nll)
-
-    def past_part(self, k: int, passage: Passage) -> Passage:
-        """Takes a passage past part k (from 0), which must be fixed, without its likelihood."""
-        with self.on_device_of(k):
-            h = self.parts[k].pass_on(passage.h)
-            nothing = math.nan * tf.ones_like(passage.log_likelihood)
-        return passage._replace(h=h, truncated_nlls=(*passage.truncated_nlls, nothing))
-
-    def through_parts(
-        self, passage: Passage, start: int = 0, stop: int | None = None, mode: Mode = PLAIN
-    ) -> Passage:
-        """Runs the parts from `start` (from 0) up to `stop` (not included; None: all) on a passage."""
-        for k in range(len(self.parts))[start:stop]:
-            passage, _ = self.through_part(k, passage, mode)
-        return passage
-
-    def forward_and_log_det(
-        self, v: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN
-    ) -> WithLogDet:
-        """Whitens dequantised values: v [B, H, W, C] → eps [B, D], log|det d eps/d v| [B] nats.
-
-        The condition is what the model is given with each image.
+        Those of a condition network of one's own have numbers, since Keras numbers layers as they are made.
         """
-        (h, log_det, *_, condition), context = self._entering(v, condition), ALONE
-        latents = []
-        for k, part in enumerate(self.parts):
-            with self.on_device_of(k):
-                context = part.read(condition, mode)
-                output = part.call(h, context)
-            log_det += output.log_det_of_all
-            latents += output.latents
-            h = output.h
-        top, whitening = self.parts[-1].base.forward_and_log_det(h, context)
-        eps = [tf.reshape(z, [-1, math.prod(z.shape[1:])]) for z in (*latents, top)]
-        return tf.concat(eps, axis=1), log_det + whitening
+        own = self.parts if self.config.condition_network else []
+        weights = ((part.name, k, w) for part in own for k, w in enumerate(part.condition_network.weights))
+        names = {id(w): f"{name}/condition/{k}" for name, k, w in weights}
+        return {names.get(id(w), w.path.partition("/")[2]): w for w in self.weights}
 
-    def inverse_and_log_det(
-        self, eps: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN
-    ) -> WithLogDet:
-        """Inverts `forward_and_log_det`: eps [B, D] → v [B, H, W, C], log|det d v/d eps| [B] nats."""
-        v = self.inverse(eps, condition=condition, mode=mode)
-        return v, -self.forward_and_log_det(v, condition, mode)[1]
+    @property
+    def has_condition_networks(self) -> bool:
+        """Whether each part has a network of what the model is given; then it cannot be cut elsewhere."""
+        return any(part.condition_network is not None for part in self.parts)
 
-    def inverse(
-        self,
-        eps: tf.Tensor,
-        bound: Callable[[tf.Tensor], tf.Tensor] | None = None,
-        condition: Condition = None,
-        stop: int = 0,
-        mode: Mode = PLAIN,
-    ) -> tf.Tensor:
-        """Inverts `forward_and_log_det`, whose other arguments it has: eps [B, D] → v [B, H, W, C].
+    def get_config(self) -> dict:
+        return {
+            "name": self.name,
+            "dtype": self.dtype_policy.name,
+            "config": dataclasses.asdict(self.config),
+            "frozen": [k for k, layer in enumerate(layers_within(self)) if not layer.trainable],
+        }
 
-        `bound` changes activations; see `Part.inverse`. `sample` clips them with `ActivationLimit`, and with
-        a bound images between levels are clipped, too; see `within_range`. Without one the map is exact. With
-        `stop`, so many of the first parts are not inverted: of levels, v is an image of H/2^stop × W/2^stop.
-        """
-        condition = self.checked_condition(condition)
-        shapes = [shape for part in self.parts for shape in part.latent_shapes]
-        shapes.append(self.parts[-1].output_event_shape)
-        pieces = tf.split(eps, [math.prod(shape) for shape in shapes], axis=1)
-        latents = [tf.reshape(z, [-1, *s]) for z, s in zip(pieces, shapes, strict=True)]
-        last = self.parts[-1]
-        h, _ = last.base.inverse_and_log_det(latents.pop(), last.read(condition, mode))
-        for k, part in reversed(list(enumerate(self.parts))[stop:]):
-            own = [latents.pop() for _ in part.latent_shapes]
-            with self.on_device_of(k):
-                h = part.inverse(h, own[::-1], bound or tf.identity, part.read(condition, mode))
-            if bound and k:
-                h = self.within_range(h)
-        return self.dequantize.inverse_and_log_det(h)[0]
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> Flow:
+        settings = ModelConfig.of_saved(config["config"])
+        flow = cls(settings, name=config["name"], dtype=config["dtype"])
+        if frozen := set(config.get("frozen", ())):
+            for k, layer in enumerate(layers_within(flow)):
+                layer.trainable = k not in frozen
+        return flow
 
-    def within_range(self, h: tf.Tensor) -> tf.Tensor:
-        """Clips the image of a level, [B, H, W, C], to where means of pixels can be; else h stays as it is.
 
-        What is drawn may leave that range, and finer levels, which have never seen it, then magnify it.
-        """
-        has_range = self.design.images_between_parts and self.config.data == "bytes"
-        return tf.clip_by_value(h, -0.5, 0.5) if has_range else h
-
-    def dequantized_log_prob(
-        self, v: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN
-    ) -> tf.Tensor:
-        """Returns the exact log-density of v [B, H, W, C], given a condition, if any: [B], nats."""
-        return -self.through_parts(self._entering(v, condition), mode=mode).truncated_nlls[-1]
+Glow = Flow  # for the architecture of that name, which is the default

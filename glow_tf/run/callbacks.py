@@ -13,7 +13,7 @@ from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import DivergedError, reason_of
 from glow_tf.core.progress import duration, with_progress
 from glow_tf.devices.workers import holds_anywhere
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.run import flags_file, pictures
 from glow_tf.run.context import Run
 from glow_tf.run.epoch import EpochResult, HeldOut, computed, loses_patience
@@ -110,23 +110,23 @@ class SampleGrid(RunCallback):
         if (epoch + 1) % every and epoch + 1 < epochs:
             return
         with self.model.averages.in_place():
-            result.grid, result.non_finite_samples = draw_samples(self.run, self.model.glow, epoch + 1)
+            result.grid, result.non_finite_samples = draw_samples(self.run, self.model.flow, epoch + 1)
 
 
-def draw_samples(run: Run, glow: Glow, epoch: int) -> tuple[np.ndarray | None, int]:
+def draw_samples(run: Run, flow: Flow, epoch: int) -> tuple[np.ndarray | None, int]:
     """Writes the samples of a model, that of an epoch; returns their grid and how many pixels are not finite.
 
     The grid is None of data that make no pictures.
     """
     given = run.first_conditions(SAMPLES_PER_TEMPERATURE)
     draws = [
-        glow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, run.config.seed, given)
+        flow.sample_dequantized(SAMPLES_PER_TEMPERATURE, temperature, run.config.seed, given)
         for temperature in SAMPLE_TEMPERATURES
     ]
     v, path = tf.stack(draws), run.workdir.path / "samples" / f"epoch_{epoch:04d}.png"
-    drawn = glow.dequantize.to_output(v).numpy()
+    drawn = flow.dequantize.to_output(v).numpy()
     non_finite = int(np.sum(~np.isfinite(v.numpy())))
-    if not glow.config.is_pictures:
+    if not flow.config.is_pictures:
         write_atomically(path.with_suffix(".npy"), pictures.npy(drawn))
         return None, non_finite
     pixels = drawn.reshape(-1, *drawn.shape[2:])

@@ -45,7 +45,7 @@ class Checkpoints:
         self._trainer, self._folder, self._writes = trainer, folder, writes
         if writes:
             folder.mkdir(parents=True, exist_ok=True)
-            config = json.dumps(dataclasses.asdict(trainer.glow.config), indent=2)
+            config = json.dumps(dataclasses.asdict(trainer.flow.config), indent=2)
             write_atomically(folder / checkpoints.MODEL, config.encode())
 
     def restore(self) -> int:
@@ -129,7 +129,7 @@ def state_of(trainer: PartsTrainer) -> dict[str, Any]:
     """Returns the variables of a trainer's model and optimizers, as checkpoints name them."""
     objectives = trainer.local_objectives
     optimizers = list(map(_without_numbers, trainer.optimizers, objectives))
-    state = {"model": by_path(trainer.glow.variables), "optimizers": optimizers}
+    state = {"model": by_path(trainer.flow.variables), "optimizers": optimizers}
     own = [{f"{k}": v.value for k, v in enumerate(o.variables)} for o in objectives]
     return state | ({"objectives": own} if any(own) else {})
 

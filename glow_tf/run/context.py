@@ -26,7 +26,7 @@ from glow_tf.core.machine import check_memory
 from glow_tf.data.arrays import in_memory
 from glow_tf.devices import strategies
 from glow_tf.devices.workers import check_same_in_all
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.run import tables
 from glow_tf.run.checkpoints import Checkpoints, checkpoint_bytes
 from glow_tf.run.checksums import check_same_data, fingerprints, write_data
@@ -79,9 +79,9 @@ class Run:
         return self.trainer.distribute_strategy
 
     @property
-    def glow(self) -> Glow:
+    def flow(self) -> Flow:
         """The model."""
-        return self.trainer.glow
+        return self.trainer.flow
 
     @property
     def steps_per_epoch(self) -> int:
@@ -102,7 +102,7 @@ class Run:
     @functools.cached_property
     def parameters(self) -> list[int]:
         """Number of trainable parameters of each part; those of local bases are not among them."""
-        *others, last = self.glow.parts
+        *others, last = self.flow.parts
         of_parts = [*(part.flow_variables for part in others), last.trainable_variables]
         return [sum(v.value.shape.num_elements() for v in variables) for variables in of_parts]
 
@@ -218,10 +218,10 @@ def prepare(asked: Asked, expected: Decided, workdir: Workdir, strategy: Strateg
     phases = phases_of(config)
     steps = steps_per_epoch(config, len(images.train))
     with strategy.scope():
-        trainer = compiled_trainer(config, Glow(model, _devices(config), name="glow"), phases, steps)
+        trainer = compiled_trainer(config, Flow(model, _devices(config), name="glow"), phases, steps)
         if start is not None:
-            print(start_from(config.init_from, start, trainer.glow))
-        trainer.glow.dequantize.adapt(images.train)
+            print(start_from(config.init_from, start, trainer.flow))
+        trainer.flow.dequantize.adapt(images.train)
     if config.train.cache_prefix:
         trainer.prefix_caches = _make_caches(trainer, len(images.train))
     workdir.check_space(CHECKPOINTS_ON_DISK * checkpoint_bytes(trainer))
@@ -272,9 +272,9 @@ def steps_per_epoch(config: RunConfig, examples: int) -> int:
 
 
 def compiled_trainer(
-    config: RunConfig, glow: Glow, phases: Sequence[Phase], steps_per_epoch: int
+    config: RunConfig, flow: Flow, phases: Sequence[Phase], steps_per_epoch: int
 ) -> PartsTrainer:
-    """Returns a trainer of the glow, compiled as a run's settings say; ConfigError if they do not allow."""
+    """Returns a trainer of the flow, compiled as a run's settings say; ConfigError if they do not allow."""
     train, compiles = config.train, config.compiles
     # The cache is on the host, where XLA on a GPU does not reach it.
     if train.cache_prefix and strategies.compiles_by_default():
@@ -282,7 +282,7 @@ def compiled_trainer(
             raise ConfigError("jit_compile must be off or auto with cache_prefix on a GPU. Received: on")
         compiles = False
     objective = imported_objective(train.objective) if train.objective else None
-    trainer = PartsTrainer(glow, config.seed, objective)
+    trainer = PartsTrainer(flow, config.seed, objective)
     # The run has made the first two, and counts steps.
     train = dataclasses.replace(train, cache_prefix=False, objective="", steps_per_epoch=0)
     with warnings.catch_warnings():
@@ -294,7 +294,7 @@ def compiled_trainer(
 def _make_caches(trainer: PartsTrainer, examples: int) -> dict[Phase, PrefixCache]:
     """Makes the caches; ConfigError if they do not fit into memory."""
     parts = cached_parts(trainer.phases)
-    size = cache_bytes(trainer.glow.design.layouts, parts, examples)
+    size = cache_bytes(trainer.flow.design.layouts, parts, examples)
     names = ", ".join(str(k + 1) for k in parts)
     what = f"the outputs of the parts before part {names}"
     check_memory(size, what, "train without --cache_prefix")
@@ -302,5 +302,5 @@ def _make_caches(trainer: PartsTrainer, examples: int) -> dict[Phase, PrefixCach
     caches: list[PrefixCache] = []
     for k in parts:
         before = caches[-1] if caches else None
-        caches.append(PrefixCache(trainer.glow, k, examples, before))
+        caches.append(PrefixCache(trainer.flow, k, examples, before))
     return {one_part(cache.part): cache for cache in caches}

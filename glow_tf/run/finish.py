@@ -16,7 +16,7 @@ from glow_tf.core.durable_files import write_atomically
 from glow_tf.core.errors import in_one_line, printable
 from glow_tf.data.overlap import share_looked_at
 from glow_tf.devices import strategies
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.run import tables
 from glow_tf.run.callbacks import draw_samples
 from glow_tf.run.context import Run
@@ -31,7 +31,7 @@ OVERLAP = (
     "do not tell when a model knows images by heart: hold out pieces of other pictures"
 )
 REPORT = "report.html"
-Exporter = Callable[[Glow, pathlib.Path], None]
+Exporter = Callable[[Flow, pathlib.Path], None]
 
 
 def troubles_ahead(run: Run) -> list[str]:
@@ -52,15 +52,15 @@ def troubles_ahead(run: Run) -> list[str]:
     return found
 
 
-def trained_model(run: Run) -> Glow:
+def trained_model(run: Run) -> Flow:
     """Returns the model that a run ends with, outside of any strategy: a SavedModel has no replicas."""
     if run.workdir.best_epoch is not None:
         return store.load(run.workdir.path, "best")
     with run.trainer.averages.in_place():
-        return run.glow.recut()
+        return run.flow.recut()
 
 
-def finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Mapping[str, Any]:
+def finish(run: Run, trained: Flow | None, export: Exporter, start: float) -> Mapping[str, Any]:
     """Writes the export and the summary of a run, in its first process, and prints it; returns the summary.
 
     `trained` is the `trained_model`, where it is needed. The process began at `start`, by `time.monotonic`.
@@ -79,7 +79,7 @@ def finish(run: Run, trained: Glow | None, export: Exporter, start: float) -> Ma
     report = write_report(run)
     print(tables.closing_table(history, len(run.layouts), run.costs))
     of = "one noise draw per test image: an upper bound in expectation"
-    of = "of the density of the test data" if run.glow.config.is_real else of
+    of = "of the density of the test data" if run.flow.config.is_real else of
     print(
         f"Finished: test {tables.bpd_text(summary['test_bpd'], error)} bits/dim ({of}), "
         f"{_which(run, history)}{summary['total_seconds']:.1f} s of training (this process ran for "

@@ -36,7 +36,7 @@ Callbacks = Sequence[keras.callbacks.Callback]
 
 
 def train(run: RunConfig | Asked, export: Exporter, callbacks: Callbacks = ()) -> Mapping[str, Any]:
-    """Trains a Glow as configured, or resumes the run in its workdir; returns its summary.
+    """Trains a flow as configured, or resumes the run in its workdir; returns its summary.
 
     A run, finished or not, may get other numbers of epochs (see `Workdir`). A new run may start from
     the model of another one (`init_from`).

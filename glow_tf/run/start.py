@@ -11,7 +11,7 @@ from glow_tf import data, store
 from glow_tf.architectures import design_of
 from glow_tf.config import SAME_FUNCTION, ModelConfig, RunConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.run import settings, tables
 from glow_tf.training import tuned
 
@@ -24,18 +24,18 @@ COUNTED = 256  # training images of which the trivial density counts the differe
 
 def decide(
     asked: settings.Asked, images: data.ImageData
-) -> tuple[settings.Decided, data.ImageData, Glow | None]:
+) -> tuple[settings.Decided, data.ImageData, Flow | None]:
     """Decides all settings of a run, and prints those that its images decide.
 
     Returns them, the images, cut as they say, and the prior that the run starts from, if it does.
     """
     examples = len(images.train) + len(images.validation)
     known = settings.Images(images.image_shape, examples, images.values_used, images.condition_shape)
-    decided, glow, said = settings.resolve(asked, known), None, []
+    decided, flow, said = settings.resolve(asked, known), None, []
     cut = _with_validation(decided.config, images)
     if name := decided.prior:
-        glow = _resized(store.load(name), images.image_shape)
-        bits, trivial = _scores(glow, cut, decided.config.seed)
+        flow = _resized(store.load(name), images.image_shape)
+        bits, trivial = _scores(flow, cut, decided.config.seed)
         needs = (
             f"untouched it needs {bits:.2f} bits/dim for these images, and a trivial density {trivial:.2f}"
         )
@@ -43,7 +43,7 @@ def decide(
             said = [f"This run starts from the prior {name}: {needs}."]
             said += [FEW.format(len(cut.validation))] if examples < tuned.FEW else []
         else:
-            decided, glow = settings.resolve(asked, known._replace(unlike=needs)), None
+            decided, flow = settings.resolve(asked, known._replace(unlike=needs)), None
             cut = _with_validation(decided.config, images)
     if decided.why_anew:
         prior = asked.priors[images.image_shape[-1]].name
@@ -53,7 +53,7 @@ def decide(
         said += [f"Decided for {examples} images of {shape}; what is typed wins:", table]
     if said:
         print(*said, sep="\n", flush=True)
-    return decided, cut, glow
+    return decided, cut, flow
 
 
 def _with_validation(config: RunConfig, images: data.ImageData) -> data.ImageData:
@@ -67,7 +67,7 @@ def _with_validation(config: RunConfig, images: data.ImageData) -> data.ImageDat
     return images.with_validation(count)
 
 
-def _scores(glow: Glow, images: data.ImageData, seed: int) -> tuple[float, float]:
+def _scores(flow: Flow, images: data.ImageData, seed: int) -> tuple[float, float]:
     """Returns bits/dim of a few held-out images: of a model, and of a trivial density.
 
     That one knows the difference of each pixel from its left neighbour, by their frequency, or nothing.
@@ -76,8 +76,8 @@ def _scores(glow: Glow, images: data.ImageData, seed: int) -> tuple[float, float
     held_out = np.asarray(held_out[: max(min(LOOKED_AT, VALUES_LOOKED_AT // held_out[0].size), 1)])
     counts = np.bincount(_differences(np.asarray(images.train[:COUNTED])), minlength=256) + 1
     trivial = float(np.mean(np.log2(counts.sum() / counts)[_differences(held_out)]))
-    bits = float(np.mean(glow.bits_per_dim(held_out, seed)))
-    return bits, min(trivial, float(glow.config.n_bits))
+    bits = float(np.mean(flow.bits_per_dim(held_out, seed)))
+    return bits, min(trivial, float(flow.config.n_bits))
 
 
 def _differences(images: np.ndarray) -> np.ndarray:
@@ -91,12 +91,12 @@ def settings_of_size(model: ModelConfig) -> tuple[str, ...]:
     return ("num_blocks", *design.settings) if design.any_size else ()
 
 
-def _resized(glow: Glow, image_shape: tuple[int, int, int]) -> Glow:
+def _resized(flow: Flow, image_shape: tuple[int, int, int]) -> Flow:
     """Returns a model for images of another size; the same one if its parts have one size."""
-    return glow.resized(image_shape) if glow.design.takes_also(image_shape) else glow
+    return flow.resized(image_shape) if flow.design.takes_also(image_shape) else flow
 
 
-def load_start(path: str, model: ModelConfig) -> Glow:
+def load_start(path: str, model: ModelConfig) -> Flow:
     """Loads the model that a run starts from (`init_from`): of a workdir, a `.keras` file or a preset.
 
     ConfigError if there is none, or it has other settings than the run's own model. Image shape and
@@ -114,17 +114,17 @@ def load_start(path: str, model: ModelConfig) -> Glow:
     return start
 
 
-def start_from(path: str, start: Glow, glow: Glow) -> str:
+def start_from(path: str, start: Flow, flow: Flow) -> str:
     """Sets a model's weights to those of another model, and says what was done.
 
     All weights are set if both models are cut in the same places. Otherwise the weights of the flow steps and
     the top base are set, and the local bases, which only training uses, start anew.
     """
-    start = _resized(start, glow.config.image_shape)
-    _check_same_flow(path, start.config, glow.config)
-    there, here = start.design.cuts, glow.design.cuts
-    if there == here and (start.config.local_prior == glow.config.local_prior or len(here) == 1):
-        glow.set_weights(start.get_weights())
+    start = _resized(start, flow.config.image_shape)
+    _check_same_flow(path, start.config, flow.config)
+    there, here = start.design.cuts, flow.design.cuts
+    if there == here and (start.config.local_prior == flow.config.local_prior or len(here) == 1):
+        flow.set_weights(start.get_weights())
         return f"init_from: the weights are those of {path}"
     theirs, own = (" + ".join(map(str, counts)) for counts in (there, here))
     if there != here and start.has_condition_networks:
@@ -132,7 +132,7 @@ def start_from(path: str, start: Glow, glow: Glow) -> str:
             "init_from: a model whose parts have networks of what they are given keeps its parts. "
             f"Received: {path!r} with parts of {theirs} flow steps (this run: {own})"
         )
-    glow.set_flow_weights(start.get_flow_weights())
+    flow.set_flow_weights(start.get_flow_weights())
     return (
         f"init_from: the weights of the flow steps are those of {path}, which is cut into parts of "
         f"{theirs} flow steps (this run: {own}); local priors start anew"

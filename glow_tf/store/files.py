@@ -77,8 +77,8 @@ def settings_of(model: str | os.PathLike) -> ModelConfig:
     try:
         with zipfile.ZipFile(path) as archive:
             content = parse_json(archive.read("config.json").decode())["config"]
-        of_glow = content["glow"]["config"] if "glow" in content else content  # of a trainer, or of a model
-        return _model(path, of_glow["config"])
+        of_flow = content["flow"]["config"] if "flow" in content else content  # of a trainer, or of a model
+        return _model(path, of_flow["config"])
     except (zipfile.BadZipFile, LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} must be a .keras file of a model. Received: {error!r}") from None
 
@@ -130,9 +130,9 @@ def card_of(name: str, model: ModelConfig, about: Mapping[str, Any], weights_dty
         f"{kind} for images of {size} {of}: {steps} flow steps, width {widths}. "
         f"Weights are kept as {weights_dtype}.",
         *("", "```python", "import glow_tf", ""),
-        f'glow = glow_tf.load("{name}"{shape})',
-        f"images = glow.sample(16, temperature=0.7, seed=0{given})",
-        f"print(glow.bits_per_dim(images{given}))",
+        f'flow = glow_tf.load("{name}"{shape})',
+        f"images = flow.sample(16, temperature=0.7, seed=0{given})",
+        f"print(flow.bits_per_dim(images{given}))",
         *("```", ""),
     ]
     if "test_bpd" in about:

@@ -11,29 +11,29 @@ import keras
 
 from glow_tf.config import SAME_FUNCTION
 from glow_tf.core.errors import ConfigError, in_one_line
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.store import checkpoints, files
 from glow_tf.training.trainer import PartsTrainer
 
 
 def load(
     path: str | os.PathLike, which: str = "", image_shape: Sequence[int] | None = None, **changes: Any
-) -> Glow:
+) -> Flow:
     """Loads a model; `load_trainer` loads a trainer. From strangers take presets only: see SECURITY.md.
 
-        glow = glow_tf.load("digits")
+        flow = glow_tf.load("digits")
         glow_tf.store.names()  # of the presets that come with the package
         glow_tf.store.about("digits")  # what one says about itself
 
     Args:
       path: a preset: the name of one that comes with the package, a folder from `save`, or
         `hf://OWNER/NAME[@REVISION]`, one on the Hugging Face Hub; or the workdir of a run, or a `.keras` file
-        that `Glow.save` or `PartsTrainer.save` wrote.
+        that `Flow.save` or `PartsTrainer.save` wrote.
       which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
         images. Empty: the one that the run's summary and export are of, the best where it exists.
-      image_shape: (H, W, C) of the images, where their size is not the model's; see `Glow.resized`.
+      image_shape: (H, W, C) of the images, where their size is not the model's; see `Flow.resized`.
       **changes: settings of `ModelConfig` that leave the function of the model as it is: `parts`,
-        `local_prior`, `precision`, `seed`; see `Glow.recut`. A preset is uncut, and its coupling networks are
+        `local_prior`, `precision`, `seed`; see `Flow.recut`. A preset is uncut, and its coupling networks are
         in float32.
 
     Raises:
@@ -45,7 +45,7 @@ def load(
     if other := sorted(set(changes) - set(SAME_FUNCTION)):
         raise ConfigError(f"a model's {', '.join(SAME_FUNCTION)} may be changed. Received: {other}")
     if (folder := files.folder_of(path)) is not None:
-        glow = _of_preset(folder)
+        flow = _of_preset(folder)
     elif not (path := pathlib.Path(path)).exists():
         raise FileNotFoundError(
             f"There is no such file or folder, and no such preset ({', '.join(files.names())}). "
@@ -53,37 +53,37 @@ def load(
         )
     elif path.suffix == ".keras":
         found = load_keras_file(path)
-        glow = found.glow if isinstance(found, PartsTrainer) else found
+        flow = found.flow if isinstance(found, PartsTrainer) else found
     else:
-        glow = _of_workdir(path, which)
-    if image_shape is not None and tuple(image_shape) != glow.image_shape:
-        glow = glow.resized(image_shape)
-    return glow.recut(**changes) if changes else glow
+        flow = _of_workdir(path, which)
+    if image_shape is not None and tuple(image_shape) != flow.image_shape:
+        flow = flow.resized(image_shape)
+    return flow.recut(**changes) if changes else flow
 
 
-def _of_preset(folder: pathlib.Path) -> Glow:
-    glow = Glow(files.settings_of(folder), name="glow")
-    weights = glow.named_weights
+def _of_preset(folder: pathlib.Path) -> Flow:
+    flow = Flow(files.settings_of(folder), name="glow")
+    weights = flow.named_weights
     for name, value in files.read_arrays(folder / files.WEIGHTS, weights).items():
         weights[name].assign(value)
-    return glow
+    return flow
 
 
-def _of_workdir(workdir: pathlib.Path, which: str) -> Glow:
+def _of_workdir(workdir: pathlib.Path, which: str) -> Flow:
     found = checkpoints.path_of(workdir, which)
-    glow = Glow(files.settings_of(workdir), name="glow")
+    flow = Flow(files.settings_of(workdir), name="glow")
     while True:
         try:
-            checkpoints.read({"model": checkpoints.by_path(glow.variables)}, found, partly=True)
-            return glow
+            checkpoints.read({"model": checkpoints.by_path(flow.variables)}, found, partly=True)
+            return flow
         except checkpoints.DamagedCheckpointError:
             if found == (newer := checkpoints.path_of(workdir, which)):
                 raise
             found = newer  # the run goes on, and has replaced its checkpoint meanwhile
 
 
-def load_keras_file(path: pathlib.Path) -> Glow | PartsTrainer:
-    """Loads what `Glow.save` or `PartsTrainer.save` wrote, in Keras's safe mode; ConfigError if none did."""
+def load_keras_file(path: pathlib.Path) -> Flow | PartsTrainer:
+    """Loads what `Flow.save` or `PartsTrainer.save` wrote, in Keras's safe mode; ConfigError if none did."""
     try:
         found = keras.saving.load_model(path, safe_mode=True)
     except Exception as error:  # whatever Keras raises; it names a class that is not registered
@@ -91,13 +91,13 @@ def load_keras_file(path: pathlib.Path) -> Glow | PartsTrainer:
             f"{path} cannot be read as a .keras file of this package, with classes of your own registered "
             f"with Keras. Received: {type(error).__name__}: {in_one_line(str(error))}"
         ) from None
-    if not isinstance(found, Glow | PartsTrainer):
-        raise ConfigError(f"{path} must hold a Glow or a PartsTrainer. Received: {type(found).__name__}")
+    if not isinstance(found, Flow | PartsTrainer):
+        raise ConfigError(f"{path} must hold a Flow or a PartsTrainer. Received: {type(found).__name__}")
     return found
 
 
 def save(
-    model: Glow,
+    model: Flow,
     folder: str | os.PathLike,
     about: Mapping[str, Any] | None = None,
     weights_dtype: str = "float32",

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from glow_tf.bijectors.mode import filled_if_empty
 from glow_tf.core.errors import ConfigError
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.model.passage import Passage
 
 Dataset = tf.data.Dataset | tf.distribute.DistributedDataset
@@ -36,18 +36,18 @@ def named(batch: Any) -> Batch:
     return dict(batch) if isinstance(batch, dict) else {"images": batch}
 
 
-def entering(glow: Glow, batch: Batch, seed: int = 0, cache: Any = None) -> Passage:
+def entering(flow: Flow, batch: Batch, seed: int = 0, cache: Any = None) -> Passage:
     """Returns a batch as it enters the first part, or the one whose frozen prefix is in the `PrefixCache`.
 
     The seed is of the dequantisation, where the batch has no noise. Here what the model is given is checked:
     ConfigError if it does not fit.
     """
-    with glow.on_device_of(0):
+    with flow.on_device_of(0):
         if cache:
             passage = cache.passage(batch["index"])
         else:
-            passage = glow.enter(batch["images"], batch.get("noise"), seed)
-    return passage._replace(condition=glow.checked_condition(batch.get("condition")))
+            passage = flow.enter(batch["images"], batch.get("noise"), seed)
+    return passage._replace(condition=flow.checked_condition(batch.get("condition")))
 
 
 def noise_of_step(images: tf.Tensor, seed: tuple[int, int], step: tf.Tensor) -> tf.Tensor:
@@ -104,7 +104,7 @@ def initialize_from(trainer: Any, dataset: Dataset) -> None:
     """Initialises a `PartsTrainer` from the first images of a dataset, unless it is."""
     if not trainer.initialized:
         with trainer.distribute_strategy.scope():
-            height, width, _ = trainer.glow.image_shape
+            height, width, _ = trainer.flow.image_shape
             count = math.ceil(INITIALIZATION_PIXELS / (height * width))
             count = min(max(count, FEWEST_INITIALIZATION_EXAMPLES), MOST_INITIALIZATION_EXAMPLES)
             trainer.initialize(**first_examples(dataset, count))

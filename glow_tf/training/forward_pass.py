@@ -13,7 +13,7 @@ from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.bijectors.mode import PLAIN, Mode, in_streams, mode_of_process
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.model.passage import PartView, Passage
 from glow_tf.training.batch import Batch
 from glow_tf.training.objective import LocalObjective, losses_and_metrics
@@ -43,8 +43,8 @@ class ForwardPass:
     An objective is what a part minimises alone.
     """
 
-    def __init__(self, glow: Glow, objectives: Sequence[LocalObjective]):
-        self.glow, self.objectives = glow, tuple(objectives)
+    def __init__(self, flow: Flow, objectives: Sequence[LocalObjective]):
+        self.flow, self.objectives = flow, tuple(objectives)
 
     def visit(self, k: int, passage: Passage, phase: Phase, mode: Mode = PLAIN) -> Visit:
         """Takes a batch through part k (from 0): alone isolates a cut.
@@ -52,11 +52,11 @@ class ForwardPass:
         Unless the phase joins the part to the one before, the batch enters it isolated: no gradient crosses
         the cut.
         """
-        if self.glow.fixed_parts[k] and not phase.runs_both_ways(k):
+        if self.flow.fixed_parts[k] and not phase.runs_both_ways(k):
             # What goes on depends on no weight, and the part's likelihood is in no loss here.
-            return Visit(passage, self.glow.past_part(k, passage), None)
+            return Visit(passage, self.flow.past_part(k, passage), None)
         before = passage if phase.joins(k) else passage.isolated()
-        return Visit(before, *self.glow.through_part(k, before, mode))
+        return Visit(before, *self.flow.through_part(k, before, mode))
 
     def score(self, k: int, visit: Visit, phase: Phase, mode: Mode, seed: tf.Tensor | None = None) -> Score:
         """Returns the score of a visit to part k (from 0): alone chooses a part's loss.
@@ -70,7 +70,7 @@ class ForwardPass:
             return Score(None, nll, {})
         if not phase.minimises_objective_of(k):
             return Score(-view.log_likelihood_term, nll, {})
-        with self.glow.on_device_of(k):
+        with self.flow.on_device_of(k):
             losses, metrics = losses_and_metrics(objective, view._replace(seed=seed), mode)
             if objective.is_likelihood:
                 nll = losses - before.log_likelihood
@@ -117,21 +117,21 @@ class ForwardPass:
 
         The seed is of the dequantisation, where the batch has no noise.
         """
-        v = self.glow.dequantized(batch["images"], batch.get("noise"), seed)
+        v = self.flow.dequantized(batch["images"], batch.get("noise"), seed)
 
         def log_prob(mode: Mode, v: tf.Tensor, condition: Condition) -> tf.Tensor:
-            return self.glow.dequantized_log_prob(v, condition, mode)
+            return self.flow.dequantized_log_prob(v, condition, mode)
 
         nll = -in_streams(log_prob, mode_of_process(), v, batch.get("condition"))
         return bits_per_dim(nll, v.shape[1:])
 
     def image_shape_of(self, passage: Passage, start: int) -> tuple[int, int, int]:
         """Returns (H, W, C) of the images of what enters part `start`; without a cache they may be crops."""
-        return self.glow.image_shape if start else tuple(passage.h.shape[1:])
+        return self.flow.image_shape if start else tuple(passage.h.shape[1:])
 
     def variables_of(self, k: int) -> list[keras.Variable]:
         """Returns what the optimizer of part k (from 0) is made for: the weights of part and objective."""
-        return [*self.glow.parts[k].trainable_variables, *self.objectives[k].trainable_variables]
+        return [*self.flow.parts[k].trainable_variables, *self.objectives[k].trainable_variables]
 
     def trained_variables(self, phase: Phase) -> list[list[keras.Variable]]:
         """Returns, for each active part, the variables that the phase trains.
@@ -139,7 +139,7 @@ class ForwardPass:
         Where a part's own objective is not minimised, its local base is in no loss and stays as it is.
         """
         return [
-            self.variables_of(k) if phase.minimises_objective_of(k) else self.glow.parts[k].flow_variables
+            self.variables_of(k) if phase.minimises_objective_of(k) else self.flow.parts[k].flow_variables
             for k in phase.active
         ]
 

@@ -11,7 +11,7 @@ from glow_tf.architectures.schedule import Phase
 from glow_tf.bijectors.likelihood import bits_per_dim
 from glow_tf.bijectors.mode import Mode
 from glow_tf.devices.workers import sums_over_replicas
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.model.passage import Passage
 from glow_tf.training.forward_pass import ForwardPass, Score, Seeds, metrics_of, total_loss
 
@@ -99,7 +99,7 @@ class TapePerPart:
 
         records: dict[int, _Record] = {}
         for k in range(start, phase.last + 1):
-            with forward.glow.on_device_of(k):
+            with forward.flow.on_device_of(k):
                 if phase.joins(k):  # the copy on this device: what is handed back is its gradient
                     passage = passage._replace(h=tf.identity(passage.h))
                 sources = [*watched.get(k, []), *([passage.h] if phase.joins(k) else [])]
@@ -110,7 +110,7 @@ class TapePerPart:
                     loss = None if score.loss is None else mean_bits(score.loss)
             records[k] = _Record(tape, visit.before.h, visit.after, score, loss)
             passage = records[k].after
-        gradients = _backward(forward.glow, phase, watched, records)
+        gradients = _backward(forward.flow, phase, watched, records)
         scores = [record.score for record in records.values()]
         truncated = [bits_per_dim(t, shape) for t in (*before, *(score.truncated_nll for score in scores))]
         loss = total_loss([record.loss for record in records.values()])
@@ -128,7 +128,7 @@ class _Record(NamedTuple):
 
 
 def _backward(
-    glow: Glow, phase: Phase, watched: Mapping[int, list[tf.Variable]], records: Mapping[int, _Record]
+    flow: Flow, phase: Phase, watched: Mapping[int, list[tf.Variable]], records: Mapping[int, _Record]
 ) -> list[list[tf.Tensor]]:
     """Returns the gradients of each active part."""
     gradients: list[list[tf.Tensor]] = []
@@ -139,7 +139,7 @@ def _backward(
         if handed_back is not None:
             targets, seeds = [record.loss, record.after.h], [*seeds, handed_back]
         sources = [*own, record.input] if phase.joins(k) else own
-        with glow.on_device_of(k):
+        with flow.on_device_of(k):
             found = record.tape.gradient(targets, sources, seeds, tf.UnconnectedGradients.ZERO)
         handed_back = found.pop() if phase.joins(k) else None
         if k in phase.active:

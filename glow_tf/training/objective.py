@@ -15,7 +15,7 @@ from glow_tf.bijectors.mode import Context, Mode
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.lazy import imported
 from glow_tf.internals import layers_within
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.model.part_layers import base_of, bijectors_of
 from glow_tf.model.parts import Part
 from glow_tf.model.passage import PartView
@@ -143,25 +143,25 @@ def losses_and_metrics(
 Objectives = type[LocalObjective] | Callable[[], LocalObjective] | Sequence[LocalObjective | None] | None
 
 
-def objectives_of(glow: Glow, given: Objectives) -> list[LocalObjective]:
+def objectives_of(flow: Flow, given: Objectives) -> list[LocalObjective]:
     """Returns the objective of each part, built: one's own, or what the model's `local_prior` says.
 
     Given is a class, or a function without arguments, for an objective of every part but the last; or one
     objective for each part, None where the part keeps the model's. ConfigError if it is something else, or a
     part that it is for has a local base to train.
     """
-    found = _listed(given, len(glow.parts))
+    found = _listed(given, len(flow.parts))
     for k, objective in enumerate(found[:-1]):
-        if objective is not None and glow.config.local_prior != "standard":
+        if objective is not None and flow.config.local_prior != "standard":
             raise ConfigError(
                 "an objective of your own takes the place of the local base, which must be standard. "
-                f"Received: local_prior={glow.config.local_prior!r}, and an objective for part {k + 1}"
+                f"Received: local_prior={flow.config.local_prior!r}, and an objective for part {k + 1}"
             )
-    layouts, dtype = glow.design.layouts, glow.dtype_policy.name
+    layouts, dtype = flow.design.layouts, flow.dtype_policy.name
     for k, (own, layout) in enumerate(zip(found, layouts, strict=True)):
-        with glow.on_device_of(k), seeded(glow.config.seed + k):
-            of_model = FlowHead(layout, glow.design, dtype) if layout.head else BaseObjective()
-            found[k] = _built(own or of_model, glow.parts[k].output_event_shape)
+        with flow.on_device_of(k), seeded(flow.config.seed + k):
+            of_model = FlowHead(layout, flow.design, dtype) if layout.head else BaseObjective()
+            found[k] = _built(own or of_model, flow.parts[k].output_event_shape)
     return found
 
 

@@ -18,7 +18,7 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.devices.strategies import compiles_by_default
 from glow_tf.devices.workers import in_several_processes
 from glow_tf.internals import rate_of
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.training.inputs import DEFAULT_BATCH_SIZE
 from glow_tf.training.objective import BaseObjective, LocalObjective
 from glow_tf.training.optimizers import BY_NAME, Optimizers, PartRate, RatePerWeight
@@ -73,21 +73,21 @@ class CompileOptions:
             )
         return cls(**given)
 
-    def checked(self, glow: Glow, strategy: tf.distribute.Strategy, optimizers: Optimizers) -> CompileOptions:
+    def checked(self, flow: Flow, strategy: tf.distribute.Strategy, optimizers: Optimizers) -> CompileOptions:
         """Returns the options with `jit_compile` decided.
 
         ConfigError if there is not one optimizer per part, made in the scope of the strategy, or options are
         no counts, not finite, or exclude each other.
         """
-        _check_optimizers(optimizers, len(glow.parts), strategy, self.rate_scaling)
+        _check_optimizers(optimizers, len(flow.parts), strategy, self.rate_scaling)
         jit_compile = self.jit_compile
         if jit_compile not in (True, False, "auto"):
             raise ConfigError(f"jit_compile must be True, False or 'auto'. Received: {jit_compile=}")
         if jit_compile == "auto":
-            alone = strategy.num_replicas_in_sync == 1 and not glow.part_devices
+            alone = strategy.num_replicas_in_sync == 1 and not flow.part_devices
             jit_compile = alone and not self.run_eagerly and compiles_by_default()
         options = dataclasses.replace(self, jit_compile=bool(jit_compile))
-        options._check_combination(glow, strategy)
+        options._check_combination(flow, strategy)
         return options
 
     def of_keras(self) -> dict[str, Any]:
@@ -98,8 +98,8 @@ class CompileOptions:
         """Returns the options that a saved trainer keeps."""
         return {name: value for name, value in vars(self).items() if name not in NOT_SAVED}
 
-    def _check_combination(self, glow: Glow, strategy: tf.distribute.Strategy) -> None:
-        replicas, placed = strategy.num_replicas_in_sync, bool(glow.part_devices)
+    def _check_combination(self, flow: Flow, strategy: tf.distribute.Strategy) -> None:
+        replicas, placed = strategy.num_replicas_in_sync, bool(flow.part_devices)
         if not isinstance(steps := self.steps_per_execution, numbers.Integral) or steps < 1:
             raise ConfigError(
                 f"steps_per_execution must be 1 or more, an integer. Received: steps_per_execution={steps!r}"
@@ -119,7 +119,7 @@ class CompileOptions:
         for expected, is_wrong in wrong.items():
             if is_wrong:
                 named = [f"{name}={value!r}" for name, value in vars(self).items() if name in expected]
-                received = ", ".join([*named, f"part_devices={glow.part_devices}", f"{replicas} replicas"])
+                received = ", ".join([*named, f"part_devices={flow.part_devices}", f"{replicas} replicas"])
                 raise ConfigError(f"{expected}. Received: {received}")
 
 
@@ -132,13 +132,13 @@ def check_compiled(model: keras.Model, method: str) -> None:
         )
 
 
-def check_phases(glow: Glow, phases: Sequence[Phase], objectives: Iterable[LocalObjective]) -> None:
+def check_phases(flow: Flow, phases: Sequence[Phase], objectives: Iterable[LocalObjective]) -> None:
     """Raises ConfigError if one of the phases trains nothing, because its parts are frozen.
 
     Warns if objectives of one's own were given and no phase minimises one, as end to end.
     """
     for phase in phases:
-        if not any(glow.parts[k].trainable_variables for k in phase.active):
+        if not any(flow.parts[k].trainable_variables for k in phase.active):
             raise ConfigError(
                 "a phase must name a part that has weights to train. "
                 f"Received: phase '{phase}', whose parts have trainable=False"

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from glow_tf.architectures.partition import FLOAT_BYTES, PartLayout
 from glow_tf.bijectors.mode import Mode, in_streams, mode_of_process
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.model.passage import Passage
 from glow_tf.training.batch import Batch, entering
 
@@ -24,7 +24,7 @@ class PrefixCache:
     frozen parts: only one part runs to fill this one, and the noise stays.
 
     Args:
-      glow: the model.
+      flow: the model.
       part: index of the trained part, at least 1.
       examples: number of training images.
       before: the cache of the part before; None where part is 1.
@@ -32,17 +32,17 @@ class PrefixCache:
 
     def __init__(
         self,
-        glow: Glow,
+        flow: Flow,
         part: int,
         examples: int,
         before: PrefixCache | None = None,
     ):
-        self.glow = glow
+        self.flow = flow
         self.part = part
         self.before = before
         self.noise_epoch: int | None = None
         with tf.device("CPU:0"):
-            specs = Passage.specs(glow.parts[part - 1].output_event_shape, part, glow.compute_dtype)
+            specs = Passage.specs(flow.parts[part - 1].output_event_shape, part, flow.compute_dtype)
             self._kept = specs.map(
                 lambda spec: tf.Variable(tf.zeros([examples, *spec.shape], spec.dtype), trainable=False)
             )
@@ -83,11 +83,11 @@ class PrefixCache:
             return self._kept.map(lambda kept: kept.sparse_read(index))
 
     def _store_batch(self, batch: Batch) -> None:
-        index, entered = batch["index"], entering(self.glow, batch, cache=self.before)
+        index, entered = batch["index"], entering(self.flow, batch, cache=self.before)
         start = self.part - 1 if self.before else 0
 
         def through(mode: Mode, own: Passage) -> Passage:
-            return self.glow.through_parts(own, start, self.part, mode)
+            return self.flow.through_parts(own, start, self.part, mode)
 
         passed = in_streams(through, mode_of_process(), entered)
         passage = passed._replace(condition=None)  # which batches have

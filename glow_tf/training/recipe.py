@@ -16,7 +16,7 @@ from glow_tf.architectures.schedule import (
 )
 from glow_tf.config import TrainConfig
 from glow_tf.core.errors import ConfigError
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.training.optimizers import BY_NAME, Optimizer, PartRate, ScaledSGD, count_steps
 from glow_tf.training.options import CompileOptions
 
@@ -30,14 +30,14 @@ class Recipe(NamedTuple):
 
 
 def recipe_of(
-    train: TrainConfig, glow: Glow, phases: Sequence[Phase] = (), steps_per_epoch: int | None = None
+    train: TrainConfig, flow: Flow, phases: Sequence[Phase] = (), steps_per_epoch: int | None = None
 ) -> Recipe:
     """Returns the recipe of the settings, made in the current strategy's scope.
 
     Without phases the settings say them; without `steps_per_epoch`, `count_steps` tells the optimizers later.
     ConfigError if the settings do not fit the model, or are for runs alone.
     """
-    num_parts = len(glow.parts)
+    num_parts = len(flow.parts)
     for_runs = {"cache_prefix": "prefix_caches, see PrefixCache", "objective": "an argument for its class"}
     for_runs["steps_per_epoch"] = "that of compile and of fit"
     for name, has in for_runs.items():

@@ -20,7 +20,7 @@ def config_of(trainer: keras.Model) -> dict[str, Any]:
     own = [None if isinstance(o, BaseObjective) else save(o) for o in trainer.local_objectives]
     return {
         "name": trainer.name,
-        "glow": save(trainer.glow),
+        "flow": save(trainer.flow),
         "seed": trainer.seed,
         **({"objective": own} if any(own) else {}),
     }
@@ -30,7 +30,7 @@ def trainer_of(kind: type[keras.Model], config: dict[str, Any], custom_objects: 
     """Returns the trainer, of a kind, that has a config."""
     load, own = keras.saving.deserialize_keras_object, config.get("objective")
     return kind(
-        load(config["glow"], custom_objects),
+        load(config["flow"], custom_objects),
         seed=config["seed"],
         objective=[o and load(o, custom_objects) for o in own] if own else None,
         name=config["name"],

@@ -1,4 +1,4 @@
-"""`PartsTrainer`: a Keras model that trains a Glow in phases."""
+"""`PartsTrainer`: a Keras model that trains a flow in phases."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from glow_tf.bijectors.condition import Array, Condition
 from glow_tf.config import TrainConfig
 from glow_tf.internals import BuiltBeforeFit
 from glow_tf.model.density_model import DensityModel
-from glow_tf.model.flow import is_initialized
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
+from glow_tf.model.flow_functions import is_initialized
 from glow_tf.training import inputs
 from glow_tf.training.averages import Averages
 from glow_tf.training.batch import filled_up, initialize_from, named
@@ -39,7 +39,7 @@ from glow_tf.training.training_steps import TrainingSteps
 
 @keras.saving.register_keras_serializable(package="glow_tf")
 class PartsTrainer(DensityModel, BuiltBeforeFit):
-    """Trains a `Glow` in phases; `fit` and `evaluate` are Keras's loops.
+    """Trains a `Flow` in phases; `fit` and `evaluate` are Keras's loops.
 
     `fit` trains in one phase, `trainer.phase`; a schedule of several is a loop over it:
 
@@ -55,10 +55,10 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
     attribute such as `keras.metrics.Mean("mine")`, which its `train_step` updates.
 
     Where optimizers keep moving averages of the weights (`use_ema`), `with trainer.averages.in_place():`
-    evaluates them, or saves them with `trainer.glow.save`; `trainer.averages.swap()` ends training with them.
+    evaluates them, or saves them with `trainer.flow.save`; `trainer.averages.swap()` ends training with them.
 
     Args:
-      glow: the model to train, built.
+      flow: the model to train, built.
       seed: of the order of the images and the noise, where `fit` is given an array.
       objective: a `LocalObjective` class, which each part but the last is trained on in the place of its
         truncated likelihood; or one object for each part, None where it keeps its own.
@@ -68,18 +68,18 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
     Reference: Glow parts, section 3 and Eq. 3.
     """
 
-    def __init__(self, glow: Glow, seed: int = 0, objective: Objectives = None, **kwargs):
+    def __init__(self, flow: Flow, seed: int = 0, objective: Objectives = None, **kwargs):
         super().__init__(**kwargs)
-        self.glow, self.seed, self.phase = glow, seed, end_to_end(len(glow.parts))
-        self.local_objectives = objectives_of(glow, objective)
-        self.forward_pass = ForwardPass(glow, self.local_objectives)
-        self.logs = Logs(glow.fixed_parts, self.local_objectives)
+        self.flow, self.seed, self.phase = flow, seed, end_to_end(len(flow.parts))
+        self.local_objectives = objectives_of(flow, objective)
+        self.forward_pass = ForwardPass(flow, self.local_objectives)
+        self.logs = Logs(flow.fixed_parts, self.local_objectives)
         self.prefix_caches: dict[Phase, PrefixCache] = {}
         self.finished_epochs = 0  # of the run that `load_trainer` loads
-        self.build((None, *glow.image_shape))
+        self.build((None, *flow.image_shape))
 
     def build(self, input_shape: Any = None) -> None:
-        self.built = True  # as the glow is
+        self.built = True  # as the flow is
 
     def compile(self, optimizers: Any = None, **options: Any) -> None:
         """Sets one optimizer per part, and how steps are computed.
@@ -101,30 +101,30 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         if given is None or isinstance(given, TrainConfig):
             steps = options.pop("steps_per_epoch", None)
             with self.distribute_strategy.scope():
-                phases, given, of_train = recipe_of(given or TrainConfig(), self.glow, phases, steps)
+                phases, given, of_train = recipe_of(given or TrainConfig(), self.flow, phases, steps)
             options = of_train | options
         checked = CompileOptions.of(options)
         with self.distribute_strategy.scope():
-            optimizers = optimizers_per_part(given, len(self.glow.parts))
+            optimizers = optimizers_per_part(given, len(self.flow.parts))
         self.compile_steps(optimizers, checked, phases)
         warn_of_rates(self.optimizers, checked.rate_scaling)
 
     def compile_steps(self, optimizers: Optimizers, options: CompileOptions, phases: Sequence[Phase]) -> None:
         """Sets one optimizer per part, how steps are computed, and the phases; see `compile`."""
-        options = options.checked(self.glow, self.distribute_strategy, optimizers)
+        options = options.checked(self.flow, self.distribute_strategy, optimizers)
         with self.distribute_strategy.scope():
             self.training_steps = TrainingSteps(self.forward_pass, optimizers, options, self.seed)
             of_all = OptimizerOfParts(optimizers)
         self.averages = Averages(self.forward_pass, optimizers)
         super().compile(of_all, **options.of_keras())
         self.optimizers, self.options = optimizers, options
-        self.phases = named_phases(phases, len(self.glow.parts))
+        self.phases = named_phases(phases, len(self.flow.parts))
         if phases:
             self.set_phase(self.phases[0])
 
     def set_phase(self, phase: Phase) -> None:
         """Sets the phase of the steps from now on; ConfigError if it has parts that there are not."""
-        (self.phase,) = named_phases([phase], len(self.glow.parts))
+        (self.phase,) = named_phases([phase], len(self.flow.parts))
 
     def make_train_function(self, force: bool = False) -> None:
         """Makes the train function of the phase, unless there is one; its first step traces it."""
@@ -157,16 +157,16 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         """Returns what `call` returns for a batch, of which a replica may have no image: [B], nats."""
         batch = named(batch)
         filled = filled_up(batch)
-        return self.glow.call(filled["images"], filled.get("condition"))[: tf.shape(batch["images"])[0]]
+        return self.flow.call(filled["images"], filled.get("condition"))[: tf.shape(batch["images"])[0]]
 
     def initialize(self, images: Array, noise: Array | None = None, condition: Condition = None) -> None:
-        """Runs `Glow.initialize`, whose arguments it has, and then objectives', the same on all replicas."""
+        """Runs `Flow.initialize`, whose arguments it has, and then objectives', the same on all replicas."""
         with self.distribute_strategy.scope():
-            outputs = self.glow.initialize(images, noise, condition)
-            condition = self.glow.checked_condition(condition)
+            outputs = self.flow.initialize(images, noise, condition)
+            condition = self.flow.checked_condition(condition)
             for k, (objective, h) in enumerate(zip(self.local_objectives, outputs, strict=True)):
-                with self.glow.on_device_of(k):
-                    objective.initialize(h, self.glow.parts[k].read(condition).condition)
+                with self.flow.on_device_of(k):
+                    objective.initialize(h, self.flow.parts[k].read(condition).condition)
 
     @property
     def initialized(self) -> bool:
@@ -203,10 +203,10 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
           DivergedError: too many steps in a row were not finite, or an epoch ends above 32 bits/dim.
         """
         check_compiled(self, "fit")
-        check_phases(self.glow, (self.phase, *self.phases), self.local_objectives)
+        check_phases(self.flow, (self.phase, *self.phases), self.local_objectives)
         kwargs |= {"y": y, "epochs": max(len(self.phases), 1) if epochs is None else epochs}
         batch_size = self.options.batch_size if batch_size is None else batch_size
-        dataset = inputs.for_fit(self.glow, x, batch_size, self.seed, kwargs)
+        dataset = inputs.for_fit(self.flow, x, batch_size, self.seed, kwargs)
         check_planned(self.phase, self.phases[kwargs.get("initial_epoch", 0) : kwargs["epochs"]])
         self.training_steps.begin_fit(dataset, self.phase, kwargs)
         initialize_from(self, dataset)
@@ -224,7 +224,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
           **kwargs: of keras.Model.evaluate; with `return_dict=True`, names come in the order of the list.
         """
         check_compiled(self, "evaluate")
-        x = inputs.for_evaluation(self.glow, x, batch_size, self.seed, kwargs | {"y": y})
+        x = inputs.for_evaluation(self.flow, x, batch_size, self.seed, kwargs | {"y": y})
         with self.logs.evaluating(self.reset_metrics):
             return super().evaluate(x, **kwargs)
 
@@ -237,10 +237,10 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         Raises what `fit` does, and ConfigError if rates need the steps per epoch.
         """
         check_compiled(self, "train_on_batch")
-        check_phases(self.glow, (self.phase,), ())
+        check_phases(self.flow, (self.phase,), ())
         self.training_steps.begin_batch()
         unused = {"sample_weight": sample_weight, "class_weight": class_weight}
-        batch = inputs.for_one_step(self.glow, x, y, unused, trains=True)
+        batch = inputs.for_one_step(self.flow, x, y, unused, trains=True)
         if not self.initialized:
             self.initialize(batch["images"], batch.get("noise"), batch.get("condition"))
         self.averages.start()
@@ -251,7 +251,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
     def test_on_batch(self, x: Any, y: Any = None, sample_weight=None, return_dict: bool = False) -> Any:
         """Computes the bits per dimension of one batch, as in `train_on_batch`."""
         check_compiled(self, "test_on_batch")
-        batch = inputs.for_one_step(self.glow, x, y, {"sample_weight": sample_weight}, trains=False)
+        batch = inputs.for_one_step(self.flow, x, y, {"sample_weight": sample_weight}, trains=False)
         with self.logs.evaluating(self.reset_metrics):
             return super().test_on_batch(batch, return_dict=return_dict)
 
@@ -267,7 +267,7 @@ class PartsTrainer(DensityModel, BuiltBeforeFit):
         reset(self.metrics, self.distribute_strategy)
 
     def call(self, images: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        return self.glow.call(images, condition)
+        return self.flow.call(images, condition)
 
     def get_config(self) -> dict:
         return config_of(self)

@@ -39,7 +39,7 @@ class TrainingSteps:
     def __init__(self, forward: ForwardPass, optimizers: Optimizers, options: CompileOptions, seed: int):
         self.skips = SkippedSteps(optimizers, options.max_skipped_steps)
         self._update = Update(forward, optimizers, options.clip_norm, options.rate_scaling)
-        self._gradients = TapePerPart(forward) if forward.glow.part_devices else OneTape(forward)
+        self._gradients = TapePerPart(forward) if forward.flow.part_devices else OneTape(forward)
         self._forward, self._optimizers, self._options, self._seed = forward, optimizers, options, seed
         self._mode = mode_of_process(training=True, recompute=options.reversible)
         self._strategy = tf.distribute.get_strategy()
@@ -53,7 +53,7 @@ class TrainingSteps:
         Returns the gradients, the norms of each active part's, and whether the step was applied, bool [].
         """
         batch = filled_up(self._with_noise(batch, phase))
-        passage = entering(self._forward.glow, batch, self._seed, cache)
+        passage = entering(self._forward.flow, batch, self._seed, cache)
         start = cache.part if cache else 0
         step = self._gradients(passage, phase, start, batch.get("weight"), self._mode, self._seeds(phase))
         norms = self._update.norms(phase, step.gradients)
@@ -118,5 +118,5 @@ class TrainingSteps:
 
     def check_bits(self, phase: Phase, bits: Mapping[str, float]) -> None:
         """Raises DivergedError if bits/dim after an epoch, by the images that they are of, are not sound."""
-        real = self._forward.glow.config.is_real  # whose scale, and so whose bits, may be any
+        real = self._forward.flow.config.is_real  # whose scale, and so whose bits, may be any
         self.skips.check_bits(phase, bits, math.inf if real else MOST_BITS)

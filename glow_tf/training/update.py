@@ -32,7 +32,7 @@ class Update:
     """
 
     def __init__(self, forward: ForwardPass, optimizers: Optimizers, clip_norm: float, rate_scaling: str):
-        glow = forward.glow
+        flow = forward.flow
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         for k, optimizer in enumerate(optimizers):
             own = forward.variables_of(k)
@@ -50,13 +50,13 @@ class Update:
                     "compile needs new optimizers when other weights are trained than before. "
                     f"Received: an optimizer for part {k + 1} that has the state of others"
                 )
-            with glow.on_device_of(k):
+            with flow.on_device_of(k):
                 optimizer.build(own)
             if isinstance(optimizer, RatePerWeight):
                 scaled = rate_scaling == "size"
-                steps = glow.design.steps_in_series(k)
+                steps = flow.design.steps_in_series(k)
                 optimizer.scale_rates(own, [rate_factor(v, steps) if scaled else 1.0 for v in own])
-        self.glow = glow
+        self.flow = flow
         self.forward = forward
         self.optimizers = list(optimizers)
         self.clip_norm = clip_norm
@@ -75,7 +75,7 @@ class Update:
         for k, own, variables in zip(phase.active, clipped, groups, strict=True):
             if not own:
                 continue
-            with self.glow.on_device_of(k):
+            with self.flow.on_device_of(k):
                 self._apply(k, own, variables, finite)
 
     def _clipped(
@@ -119,7 +119,7 @@ class Update:
         tf.cond(finite, apply, skip)
 
     def _on_device(self, k: int, function: Callable, *args: object) -> object:
-        with self.glow.on_device_of(k):
+        with self.flow.on_device_of(k):
             return function(*args)
 
 

@@ -21,7 +21,7 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.core.progress import with_progress
 from glow_tf.data.batches import evaluation_batches
 from glow_tf.model.conditions import check_given, in_arrays
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.model.parts import Part
 from glow_tf.use.latents import batch_of, seed_of
 
@@ -92,7 +92,7 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def evaluate(
-    glow: Glow,
+    flow: Flow,
     images: np.ndarray,
     draws: int = 1,
     seed: int = 0,
@@ -106,7 +106,7 @@ def evaluate(
     time (see `variational_noise`). Its log-density is part of the term `dequantisation`.
 
     Args:
-      glow: the model, however it is cut, or an exported one.
+      flow: the model, however it is cut, or an exported one.
       images: uint8 [N, H, W, C].
       draws: noise draws per image, from 1; real data have no noise, and need one.
       seed: of the noise; see `seed_of`.
@@ -116,26 +116,26 @@ def evaluate(
     Raises:
       ConfigError: images have another type or shape, or there are none; condition or noise do not fit.
     """
-    check_evaluation(glow, draws, noise, len(images))
-    check_given(glow, condition, len(images))
-    glow.checked(images)
-    of_parts = enumerate(zip(glow.parts, glow.design.layouts, strict=True), start=1)
+    check_evaluation(flow, draws, noise, len(images))
+    check_given(flow, condition, len(images))
+    flow.checked(images)
+    of_parts = enumerate(zip(flow.parts, flow.design.layouts, strict=True), start=1)
     pieces = [(block, k) for k, own in of_parts for block in dict.fromkeys(_blocks(*own))]  # both from 1
-    of_draws = _terms_of_draws(glow, images, draws, seed, condition, noise)
+    of_draws = _terms_of_draws(flow, images, draws, seed, condition, noise)
     means = of_draws.mean(axis=0, dtype=np.float64)
-    first = "centring and scaling" if glow.config.is_real else "dequantisation"
+    first = "centring and scaling" if flow.config.is_real else "dequantisation"
     terms, parts = {first: means[0]}, {"part 1": means[0]}
-    for (block, part), flow, latents in zip(pieces, means[1::2], means[2::2], strict=True):
-        own = {f"block {block}, flow steps": flow, f"block {block}, latents": latents}
+    for (block, part), steps, latents in zip(pieces, means[1::2], means[2::2], strict=True):
+        own = {f"block {block}, flow steps": steps, f"block {block}, latents": latents}
         terms |= {name: terms.get(name, 0.0) + term for name, term in own.items()}
         name = f"part {part}"
-        parts[name] = parts.get(name, 0.0) + flow + latents
-    return Evaluation(of_draws.sum(axis=1), terms, parts if len(parts) > 1 else {}, glow.dimensions)
+        parts[name] = parts.get(name, 0.0) + steps + latents
+    return Evaluation(of_draws.sum(axis=1), terms, parts if len(parts) > 1 else {}, flow.dimensions)
 
 
-def check_evaluation(glow: Glow, draws: int, noise: str, count: int = 1) -> None:
+def check_evaluation(flow: Flow, draws: int, noise: str, count: int = 1) -> None:
     """Raises ConfigError unless a model can be evaluated so, on so many images."""
-    if glow.data_dtype == "float32" and (draws > 1 or noise != "uniform"):
+    if flow.data_dtype == "float32" and (draws > 1 or noise != "uniform"):
         raise ConfigError(f"draws are of noise, and real data have none. Received: {draws=}, {noise=}")
     if noise not in NOISES:
         raise ConfigError(f"noise must be {' or '.join(NOISES)}. Received: {noise=}")
@@ -146,18 +146,18 @@ def check_evaluation(glow: Glow, draws: int, noise: str, count: int = 1) -> None
 
 
 def _terms_of_draws(
-    glow: Glow, images: np.ndarray, draws: int, seed: int, condition: Condition, noise: str
+    flow: Flow, images: np.ndarray, draws: int, seed: int, condition: Condition, noise: str
 ) -> np.ndarray:
     """Returns the terms of every image with each draw, [draws, terms, N]."""
     uniform = noise == "uniform"
     own, mode = terms if uniform else _terms_with_variational_noise, mode_of_process()
 
     def of_batch(mode: Mode, *batch: Any) -> list[tf.Tensor]:
-        return own(glow, *batch, mode=mode)
+        return own(flow, *batch, mode=mode)
 
     # A partial for each call: of one function TensorFlow counts all traces, and warns of many.
     function = tf.function(functools.partial(in_streams, of_batch, mode), autograph=False)
-    size = min(batch_of(glow.image_shape, BATCH if uniform else VARIATIONAL_BATCH), len(images))
+    size = min(batch_of(flow.image_shape, BATCH if uniform else VARIATIONAL_BATCH), len(images))
     given = {} if condition is None else {"condition": in_arrays(condition)}
     passes = (
         batch
@@ -167,24 +167,24 @@ def _terms_of_draws(
     steps = -(-len(images) // size) * draws
     rows = []
     for batch in with_progress(passes, steps, f"Evaluating, batches of {size}"):
-        v = glow.dequantized(batch["images"], batch["noise"] if uniform else 0.0)
+        v = flow.dequantized(batch["images"], batch["noise"] if uniform else 0.0)
         beside = () if uniform else (batch["noise"],)
-        rows.append(np.stack(function(v, glow.checked_condition(batch.get("condition")), *beside)))
+        rows.append(np.stack(function(v, flow.checked_condition(batch.get("condition")), *beside)))
     # The last batch of each draw is filled up.
     return np.stack(np.split(np.concatenate(rows, axis=1), draws, axis=1))[..., : len(images)]
 
 
 def _terms_with_variational_noise(
-    glow: Glow, grey_values: tf.Tensor, condition: Condition, uniform: tf.Tensor, mode: Mode
+    flow: Flow, grey_values: tf.Tensor, condition: Condition, uniform: tf.Tensor, mode: Mode
 ) -> list[tf.Tensor]:
     """Returns what `terms` does, of grey values [B, H, W, C] and noise that uniform noise is made into."""
 
     def log_prob(v: tf.Tensor) -> tf.Tensor:
-        return -nats(tf.add_n(terms(glow, v, condition, mode)), glow.image_shape)
+        return -nats(tf.add_n(terms(flow, v, condition, mode)), flow.image_shape)
 
     noise, log_q = variational_noise(log_prob, grey_values, tf.cast(uniform, grey_values.dtype))
-    dequantisation, *others = terms(glow, grey_values + noise, condition, mode)
-    return [dequantisation + bits_per_dim(log_q, glow.image_shape), *others]
+    dequantisation, *others = terms(flow, grey_values + noise, condition, mode)
+    return [dequantisation + bits_per_dim(log_q, flow.image_shape), *others]
 
 
 def by_class(
@@ -201,11 +201,11 @@ def _blocks(part: Part, layout: PartLayout) -> list[int]:
     return blocks if len(blocks) == len(part.bijectors) else blocks[:1] * len(part.bijectors)  # of a level
 
 
-def terms(glow: Glow, v: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN) -> list[tf.Tensor]:
+def terms(flow: Flow, v: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN) -> list[tf.Tensor]:
     """Returns the terms of minus the log-likelihood of v [B, H, W, C], [B] each, bits per dimension."""
-    h, log_det = glow.dequantize.forward_and_log_det(v)
+    h, log_det = flow.dequantize.forward_and_log_det(v)
     found = [log_det]
-    for part, layout in zip(glow.parts, glow.design.layouts, strict=True):
+    for part, layout in zip(flow.parts, flow.design.layouts, strict=True):
         context = part.read(condition, mode)
         bijectors = zip(_blocks(part, layout), part.bijectors, strict=True)
         for _, own in itertools.groupby(bijectors, lambda pair: pair[0]):
@@ -214,8 +214,8 @@ def terms(glow: Glow, v: tf.Tensor, condition: Condition = None, mode: Mode = PL
                 output = bijector.forward_in_part(output, *read_by(bijector, context))
             found += [output.log_det, output.latents_log_prob]
             h = output.h
-    found[-1] += glow.parts[-1].base.log_prob(h, context)
-    return [bits_per_dim(-term, glow.image_shape) for term in found]
+    found[-1] += flow.parts[-1].base.log_prob(h, context)
+    return [bits_per_dim(-term, flow.image_shape) for term in found]
 
 
 STEPS, STEP, SHORTER = 3, 0.6, 0.3  # towards the gradient; where the bound rises, back and a shorter step

@@ -17,7 +17,7 @@ from glow_tf.core.durable_files import (
 )
 from glow_tf.core.errors import ConfigError, in_one_line, reason_of
 from glow_tf.core.progress import with_progress
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.run.workdir import SAVED_MODEL
 
 NOT_EXPORTED = "sample_dequantized"  # `sample` before its values are rounded down
@@ -27,7 +27,7 @@ FILES = {"encode": "encode", "decode": "decode", "score": "serving_default"}
 OPSET = 17  # of ONNX
 
 
-def export(glow: Glow, path: str | pathlib.Path) -> None:
+def export(flow: Flow, path: str | pathlib.Path) -> None:
     """Writes a SavedModel that needs TensorFlow alone.
 
     Endpoints (D = H·W·C). All but the first, which a model server calls, and the `checked` return one tensor:
@@ -46,7 +46,7 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     What a model is given comes last, `condition` [B, …] or each by its name, as eps; bytes x as x/256 − ½.
 
     Args:
-      glow: the model.
+      flow: the model.
       path: the folder to write. An existing folder is replaced when the new one is complete.
 
     Raises:
@@ -57,10 +57,10 @@ def export(glow: Glow, path: str | pathlib.Path) -> None:
     check_target(path)
     functions = {
         name: tf.function(function, input_signature=signature, autograph=False)
-        for name, (function, signature) in glow.endpoints().items()
+        for name, (function, signature) in flow.endpoints().items()
         if name != NOT_EXPORTED
     }
-    write(_Exported(glow, functions), functions, path)
+    write(_Exported(flow, functions), functions, path)
 
 
 def check_target(path: pathlib.Path) -> None:
@@ -86,16 +86,16 @@ class _Exported(tf.Module):
 
     variables = trainable_variables = non_trainable_variables = None  # of a tf.Module they are in no file
 
-    def __init__(self, glow: Glow, functions: dict[str, Callable]):
+    def __init__(self, flow: Flow, functions: dict[str, Callable]):
         super().__init__()
-        self.variables = [weight.value for weight in glow.weights]
-        self.trainable_variables = [weight.value for weight in glow.trainable_weights]
-        self.non_trainable_variables = [weight.value for weight in glow.non_trainable_weights]
+        self.variables = [weight.value for weight in flow.weights]
+        self.trainable_variables = [weight.value for weight in flow.trainable_weights]
+        self.non_trainable_variables = [weight.value for weight in flow.non_trainable_weights]
         for name, function in functions.items():
             setattr(self, name, function)
 
 
-def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
+def export_onnx(flow: Flow, folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes and returns encode.onnx, decode.onnx and score.onnx; in a clone, `pip install '.[onnx]'` first.
 
     Each has one input with an open batch size: images uint8 [B, H, W, C], or eps float32 [B, D]. A model that
@@ -107,7 +107,7 @@ def export_onnx(glow: Glow, folder: pathlib.Path) -> list[pathlib.Path]:
       ConfigError: tf2onnx is not installed, or ONNX has no such operation as the model needs.
       OSError: a file cannot be written.
     """
-    endpoints = glow.endpoints(Mode(inlined=True))
+    endpoints = flow.endpoints(Mode(inlined=True))
     folder = pathlib.Path(folder)
     contents = {
         folder / f"{name}.onnx": to_onnx(*endpoints[own])

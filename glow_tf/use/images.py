@@ -18,7 +18,7 @@ from glow_tf.data.folder import read_pictures
 from glow_tf.data.loading import load_split
 from glow_tf.data.sources import DIGITS_SIDE
 from glow_tf.model.conditions import by_name, of_names
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 
 # Of memory: per pixel and channel of the networks, for a gradient also per flow step (measured: 5); and
 # per pixel where tiles hold the networks (measured: 90).
@@ -171,7 +171,7 @@ def _in_shape(images: np.ndarray, image_shape: tuple[int, int, int], dataset: st
     )
 
 
-def fitted_condition(model: Glow, condition: Any, source: str) -> Any:
+def fitted_condition(model: Flow, condition: Any, source: str) -> Any:
     """Returns a condition, [N, …] or a dictionary of them, in a model's shapes; None if it is given none.
 
     One channel fills three. ConfigError if it does not fit; the message names its source.
@@ -198,7 +198,7 @@ def fitted_condition(model: Glow, condition: Any, source: str) -> Any:
     return of_names(fitted)
 
 
-def fitted(model: Glow, size: Sequence[int], gradient: bool = False) -> Glow:
+def fitted(model: Flow, size: Sequence[int], gradient: bool = False) -> Flow:
     """Returns a model for images of a size (H, W): the model itself at its own size, otherwise `resized`.
 
     ConfigError as in `check_fits`.
@@ -208,7 +208,7 @@ def fitted(model: Glow, size: Sequence[int], gradient: bool = False) -> Glow:
     return model if same else model.resized((*size, model.image_shape[-1]))
 
 
-def check_fits(model: Glow, size: Sequence[int], name: str, gradient: bool = False) -> None:
+def check_fits(model: Flow, size: Sequence[int], name: str, gradient: bool = False) -> None:
     """Raises ConfigError, naming an image, unless a model can take images of a size, and memory suffices.
 
     With `gradient` that of the image must fit into memory, too.
@@ -233,10 +233,10 @@ def check_fits(model: Glow, size: Sequence[int], name: str, gradient: bool = Fal
     design_of(resized).check_size(size, f"{name} of {shape}")
 
 
-def check_needed(glow: Glow, size: Sequence[int], name: str, remedy: str) -> None:
+def check_needed(flow: Flow, size: Sequence[int], name: str, remedy: str) -> None:
     """Raises ConfigError, with a remedy, unless memory suffices to run a model on images of a size (H, W)."""
     pixels = size[0] * size[1]
-    is_tiled = any(isinstance(b, FlowSplit) and b.takes_tiles for b in glow.parts[0].bijectors)
+    is_tiled = any(isinstance(b, FlowSplit) and b.takes_tiles for b in flow.parts[0].bijectors)
     at_once = min(pixels, 4 * LARGE * SIDE**2) if is_tiled else pixels
-    needed = BYTES * max(glow.design.widths) * at_once + BYTES_BESIDE * pixels
+    needed = BYTES * max(flow.design.widths) * at_once + BYTES_BESIDE * pixels
     check_memory(needed, f"what {name} of {'×'.join(map(str, size))} need", remedy)

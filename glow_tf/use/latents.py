@@ -11,7 +11,7 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.core.machine import check_memory
 from glow_tf.core.progress import with_progress
 from glow_tf.model.conditions import check_given, in_arrays, some_of
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 
 BATCH = 250  # images that a model takes at a time, of sides up to 32
 PIXELS = 2**18  # at most, of all images of a batch; but a batch has one image at least
@@ -57,7 +57,7 @@ def in_batches(
     return np.concatenate([empty, *results])
 
 
-def encode(model: Glow, images: np.ndarray, condition: Condition = None) -> np.ndarray:
+def encode(model: Flow, images: np.ndarray, condition: Condition = None) -> np.ndarray:
     """Returns the whitened latents of images at the middle of their bins: uint8 [N, H, W, C] → [N, D].
 
     `condition` is what the model is given with each image, an array [N, …] or a dictionary of them.
@@ -70,7 +70,7 @@ def encode(model: Glow, images: np.ndarray, condition: Condition = None) -> np.n
     return in_batches(model.encode, images, "Encoding", empty, condition)
 
 
-def decode(model: Glow, eps: np.ndarray, condition: Condition = None) -> np.ndarray:
+def decode(model: Flow, eps: np.ndarray, condition: Condition = None) -> np.ndarray:
     """Returns the images of whitened latents: [N, D] → uint8 [N, H, W, C]; `condition` as in `encode`.
 
     ConfigError if D is not the model's, latents are not finite, or the condition does not fit the model.
@@ -90,7 +90,7 @@ class Drawn(NamedTuple):
 
 
 def draw_checked(
-    model: Glow,
+    model: Flow,
     num: int,
     temperature: float,
     seed: int,
@@ -124,11 +124,11 @@ def draw_checked(
     return Drawn(np.concatenate(images), limited)
 
 
-def levels(glow: Glow) -> list[slice]:
+def levels(flow: Flow) -> list[slice]:
     """Returns where the latents of each level are in the D of `encode`, from the finest to the coarsest."""
-    of_parts = [[math.prod(shape) for shape in part.latent_shapes] for part in glow.parts]
-    of_parts[-1].append(math.prod(glow.parts[-1].output_event_shape))
-    if glow.design.images_between_parts:  # a last row is of the level that the details beside it are
+    of_parts = [[math.prod(shape) for shape in part.latent_shapes] for part in flow.parts]
+    of_parts[-1].append(math.prod(flow.parts[-1].output_event_shape))
+    if flow.design.images_between_parts:  # a last row is of the level that the details beside it are
         of_parts = [[sum(own)] for own in of_parts]
     sizes = [size for own in of_parts for size in own]
     ends = np.cumsum(sizes).tolist()

@@ -17,7 +17,7 @@ from glow_tf.core.durable_files import check_place
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import check_path
 from glow_tf.data.loading import load as load_data
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.run.checkpoints import state_of
 from glow_tf.run.checksums import check_same_data, fingerprints, read_data
 from glow_tf.run.context import compiled_trainer, steps_per_epoch
@@ -71,13 +71,13 @@ def load_trainer(workdir: str | os.PathLike, which: str = "last") -> PartsTraine
     path = checkpoints.path_of(workdir, which)
     config = read_config(workdir)
     images = int(read_data(workdir / "checkpoints")["train images"].split()[0])
-    glow = Glow(store.settings_of(workdir), name="glow")
-    trainer = compiled_trainer(config, glow, phases_of(config), steps_per_epoch(config, images))
+    flow = Flow(store.settings_of(workdir), name="glow")
+    trainer = compiled_trainer(config, flow, phases_of(config), steps_per_epoch(config, images))
     epochs = tf.Variable(0, dtype=tf.int64)
     checkpoints.read({**state_of(trainer), "epochs": epochs}, path, partly=True)
     trainer.averages.swap()  # a checkpoint's model has the averages
     trainer.finished_epochs = int(epochs)
-    phases = (*trainer.phases, end_to_end(len(trainer.glow.parts)))
+    phases = (*trainer.phases, end_to_end(len(trainer.flow.parts)))
     trainer.set_phase(phases[min(trainer.finished_epochs, len(phases) - 1)])
     return trainer
 
@@ -111,8 +111,8 @@ def save_run_to_preset(
     config = read_config(workdir)
     summary = _summary_of_finished(workdir, config)
     images = load_data(dataclasses.replace(config.data, data_dir=data_dir or config.data.data_dir))
-    glow = store.load(workdir)
-    check_same_data(workdir / "checkpoints", glow.config, fingerprints(images))
+    flow = store.load(workdir)
+    check_same_data(workdir / "checkpoints", flow.config, fingerprints(images))
     about: dict[str, Any] = {
         "data": f"{config.data.dataset}, {len(images.train)} training images",
         "seed": config.seed,
@@ -122,13 +122,13 @@ def save_run_to_preset(
         **(texts or {}),
     }
     with tempfile.TemporaryDirectory() as temporary:  # the score is on the card when the preset appears
-        store.save(glow, f"{temporary}/model", about, weights_dtype)
+        store.save(flow, f"{temporary}/model", about, weights_dtype)
         kept = store.load(f"{temporary}/model")
     found = evaluate(kept, images.test, seed=config.seed, condition=images.conditions.get("test"))
     bpd, error = mean_and_error(found.per_image)
     about |= {"test_bpd": round(bpd, 5), "test_examples": len(images.test)}
     about |= {"test_bpd_se": round(error, 5)} if len(images.test) > 1 else {}
-    store.save(glow, folder, about, weights_dtype)
+    store.save(flow, folder, about, weights_dtype)
     return {**about, "run_test_bpd": summary["test_bpd"]}
 
 
@@ -151,7 +151,7 @@ def _summary_of_finished(workdir: pathlib.Path, config: RunConfig) -> dict[str, 
 class Assembled(NamedTuple):
     """A model of parts from several runs, what a preset of it says about itself, the workdir of each part."""
 
-    glow: Glow
+    flow: Flow
     about: dict[str, Any]
     sources: tuple[str, ...]
 
@@ -160,11 +160,11 @@ class _Run(NamedTuple):
     path: pathlib.Path
     config: RunConfig
     epochs: int  # finished when the model was read, or a moment before
-    glow: Glow
+    flow: Flow
 
     @property
     def model(self) -> ModelConfig:
-        return dataclasses.replace(self.glow.config, seed=0)
+        return dataclasses.replace(self.flow.config, seed=0)
 
 
 def assemble(workdirs: Sequence[str | pathlib.Path]) -> Assembled:
@@ -199,13 +199,13 @@ def assemble(workdirs: Sequence[str | pathlib.Path]) -> Assembled:
     for run in runs[1:]:
         _check_same(first, run)
     of_parts = _run_of_each_part(runs, design.num_parts)
-    glow = Glow(first.glow.config, name="glow")
-    glow.dequantize.set_weights(first.glow.dequantize.get_weights())  # of the data, which are the same
-    for k, (part, run) in enumerate(zip(glow.parts, of_parts, strict=True)):
-        part.set_weights(run.glow.parts[k].get_weights())
+    flow = Flow(first.flow.config, name="glow")
+    flow.dequantize.set_weights(first.flow.dequantize.get_weights())  # of the data, which are the same
+    for k, (part, run) in enumerate(zip(flow.parts, of_parts, strict=True)):
+        part.set_weights(run.flow.parts[k].get_weights())
     sources = tuple(str(run.path) for run in of_parts)
     about = {"data": first.config.data.dataset, "seed": first.config.seed, "parts_from": list(sources)}
-    return Assembled(glow, about, sources)
+    return Assembled(flow, about, sources)
 
 
 def _check_copied(workdir: pathlib.Path) -> None:

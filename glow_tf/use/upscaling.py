@@ -15,13 +15,13 @@ from glow_tf.model.compiled_model import check_finite, require_pictures
 from glow_tf.model.conditions import check_given
 from glow_tf.model.density_model import checked_images
 from glow_tf.model.endpoints import ActivationLimit
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.use.images import check_needed
 from glow_tf.use.latents import batch_of, in_batches, seed_of
 
 
 def upscale(
-    glow: Glow,
+    flow: Flow,
     small: np.ndarray,
     temperature: float = 0.0,
     seed: int = 0,
@@ -35,7 +35,7 @@ def upscale(
     but for rounding, which is to the model's `n_bits`, and where that would leave the range.
 
     Args:
-      glow: a model of levels.
+      flow: a model of levels.
       small: [N, h, w, C].
       temperature: of the latents that are drawn; 0 is their mode.
       seed: of the latents that are drawn.
@@ -46,12 +46,12 @@ def upscale(
     Raises:
       ConfigError: images have another type or shape, the factor cannot be, or the data are no pictures.
     """
-    require_pictures("upscale", glow)
+    require_pictures("upscale", flow)
     check_finite("temperature", temperature, lowest=0)
-    check_given(glow, condition, len(small))
-    check_factor(glow, factor)
-    checked_images(small, (None, None, glow.image_shape[-1]), "uint8")
-    return _with_details(glow, small, temperature, seed, condition, int(math.log2(factor)))
+    check_given(flow, condition, len(small))
+    check_factor(flow, factor)
+    checked_images(small, (None, None, flow.image_shape[-1]), "uint8")
+    return _with_details(flow, small, temperature, seed, condition, int(math.log2(factor)))
 
 
 def with_means(images: np.ndarray, small: np.ndarray) -> np.ndarray:
@@ -73,38 +73,38 @@ def repeated(images: np.ndarray, factor: int = 2) -> np.ndarray:
     return np.repeat(np.repeat(images, factor, axis=1), factor, axis=2)
 
 
-def check_factor(glow: Glow, factor: int) -> None:
+def check_factor(flow: Flow, factor: int) -> None:
     """Raises ConfigError unless a model can make images so many times as large."""
-    if not glow.design.images_between_parts:
+    if not flow.design.images_between_parts:
         raise ConfigError(
-            f"upscale needs a model of levels. Received: architecture={glow.config.architecture!r}"
+            f"upscale needs a model of levels. Received: architecture={flow.config.architecture!r}"
         )
     if factor < 2 or factor & (factor - 1) or factor > 2**MOST_BLOCKS:
         raise ConfigError(f"factor must be a power of two, 2 or more. Received: {factor=}")
 
 
 def _with_details(
-    glow: Glow, small: np.ndarray, temperature: float, seed: int, condition: Condition, levels: int
+    flow: Flow, small: np.ndarray, temperature: float, seed: int, condition: Condition, levels: int
 ) -> np.ndarray:
     """Draws the details of the finest levels: uint8 [N, h, w, C] → uint8 [N, h·2^levels, w·2^levels, C]."""
-    channels, factor = glow.image_shape[-1], 2**levels
+    channels, factor = flow.image_shape[-1], 2**levels
     shape = (factor * small.shape[1], factor * small.shape[2], channels)
     size = batch_of(shape)
-    check_needed(glow, shape[:2], "images", "take a smaller factor")
-    parts = [glow.design.serving(shape, level) for level in range(levels)]
-    draw = tf.function(functools.partial(_drawn, glow, parts), autograph=False, reduce_retracing=True)
+    check_needed(flow, shape[:2], "images", "take a smaller factor")
+    parts = [flow.design.serving(shape, level) for level in range(levels)]
+    draw = tf.function(functools.partial(_drawn, flow, parts), autograph=False, reduce_retracing=True)
     places = itertools.count()
 
     def drawn(images: np.ndarray, condition: Condition) -> tf.Tensor:
-        numbers = tf.constant(seed_of(seed, next(places))), tf.constant(temperature, glow.compute_dtype)
-        return draw(tf.constant(images), *numbers, glow.checked_condition(condition))
+        numbers = tf.constant(seed_of(seed, next(places))), tf.constant(temperature, flow.compute_dtype)
+        return draw(tf.constant(images), *numbers, flow.checked_condition(condition))
 
     large = in_batches(drawn, small, "Drawing details", np.empty((0, *shape), np.uint8), condition, size)
-    return with_means(large, small) if glow.config.equalize else large  # its means are of other values
+    return with_means(large, small) if flow.config.equalize else large  # its means are of other values
 
 
 def _drawn(
-    glow: Glow,
+    flow: Flow,
     parts: Sequence[int],
     small: tf.Tensor,
     seed: tf.Tensor,
@@ -112,14 +112,14 @@ def _drawn(
     condition: Condition,
 ) -> tf.Tensor:
     # The mean of dequantised pixels is half a level above that of levels. A mean may lie between two levels.
-    v = tf.cast(small, glow.compute_dtype) / glow.dequantize.bin_width + 0.5
-    h, _ = glow.dequantize.forward_and_log_det(v)
+    v = tf.cast(small, flow.compute_dtype) / flow.dequantize.bin_width + 0.5
+    h, _ = flow.dequantize.forward_and_log_det(v)
     for level, k in reversed(list(enumerate(parts))):
-        with glow.on_device_of(k):
+        with flow.on_device_of(k):
             shape = tf.concat([tf.shape(h)[:-1], [3 * h.shape[-1]]], 0)
             eps = tf.random.stateless_normal(shape, [seed, level], dtype=h.dtype)
             eps = tf.ensure_shape(eps, [*h.shape[:-1], 3 * h.shape[-1]])
-            part = glow.parts[k]
-            h = glow.within_range(h)  # of the images, or of what was drawn last
+            part = flow.parts[k]
+            h = flow.within_range(h)  # of the images, or of what was drawn last
             h = part.inverse(h, [temperature * eps], ActivationLimit(), part.read(condition))
-    return glow.dequantize.to_output(glow.dequantize.inverse_and_log_det(h)[0])
+    return flow.dequantize.to_output(flow.dequantize.inverse_and_log_det(h)[0])

@@ -77,7 +77,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from glow_tf import DataConfig, Glow, ModelConfig, PartsTrainer, RunConfig, TrainConfig, data
+from glow_tf import DataConfig, Flow, ModelConfig, PartsTrainer, RunConfig, TrainConfig, data
 from glow_tf.architectures import design_of
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
@@ -150,8 +150,8 @@ def main(given: flags.FlagValues) -> None:
         for (steps, images), longer in own.longer.items():
             words = "  {:.2f} [{:.2f}, {:.2f}] times as long as levels".format(*longer)
             print(f"{words} to the bits of {steps} steps, {images} images")
-        for seconds, (levels, glow, seeds, images) in own.after.items():
-            print(f"  after {seconds:g} s: {glow:.3f}, levels {levels:.3f}, {seeds.mean:.3f} behind", end=" ")
+        for seconds, (levels, flow, seeds, images) in own.after.items():
+            print(f"  after {seconds:g} s: {flow:.3f}, levels {levels:.3f}, {seeds.mean:.3f} behind", end=" ")
             print(f"± {seeds.half_width:.3f} (seeds) ± {images.half_width:.3f} (images)")
     for (name, model), (law, missed) in sorted(fits(found).items()):
         said = ", ".join(f"{law(t):.3f} after {t:g}" for t in map(float, given.extrapolated))
@@ -226,7 +226,7 @@ def _trained(config: ModelConfig, count: int, all_images: data.ImageData) -> tup
     images, epochs = _images_and_epochs(all_images, count)
     trainer, clock = _trainer(config, epochs, len(images)), Clock()
     trainer.fit(images, epochs=epochs, verbose=0, callbacks=[clock])
-    return clock.total, evaluate(trainer.glow, all_images.test, seed=config.seed).per_image
+    return clock.total, evaluate(trainer.flow, all_images.test, seed=config.seed).per_image
 
 
 def _with_normflows(config: ModelConfig, count: int, all_images: data.ImageData) -> tuple[float, np.ndarray]:
@@ -261,7 +261,7 @@ def _images_and_epochs(all_images: data.ImageData, count: int) -> tuple[np.ndarr
 
 
 def _trainer(config: ModelConfig, epochs: int, count: int) -> PartsTrainer:
-    trainer = PartsTrainer(Glow(config), seed=config.seed)
+    trainer = PartsTrainer(Flow(config), seed=config.seed)
     own = END_TO_END | ({"schedule": "simultaneous"} if design_of(config).separable else {})
     trainer.compile(TrainConfig(batch_size=BATCH, part_epochs=epochs, **own), steps_per_epoch=count // BATCH)
     return trainer

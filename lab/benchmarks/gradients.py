@@ -34,13 +34,13 @@ BATCH = 32
 
 def batch_gradients(trainer: PartsTrainer, phase: Phase, images: np.ndarray) -> list[np.ndarray]:
     """Returns the gradients of a phase's loss in bits/dim, for each part [batches, weights of its flow]."""
-    flows = [[v.value for v in part.flow_variables] for part in trainer.glow.parts]
+    flows = [[v.value for v in part.flow_variables] for part in trainer.flow.parts]
 
     @tf.function(autograph=False, jit_compile=False)
     def gradients(batch: tf.Tensor, noise: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(flows)
-            passage = entering(trainer.glow, {"images": batch, "noise": noise})
+            passage = entering(trainer.flow, {"images": batch, "noise": noise})
             losses, *_ = trainer.forward_pass.evaluate(passage, phase)
             loss = tf.reduce_mean(losses)
         found = tape.gradient(loss, flows, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -71,7 +71,7 @@ def measured(workdir: pathlib.Path) -> list[dict[str, object]]:
     """Returns a row for each part of a run."""
     trainer, config = glow_tf.load_trainer(workdir), read_config(workdir)
     images = data.load(config.data).train
-    count = len(trainer.glow.parts)
+    count = len(trainer.flow.parts)
     own = batch_gradients(trainer, simultaneous(count), images)
     whole = batch_gradients(trainer, end_to_end(count), images)
     return [

@@ -108,19 +108,19 @@ def _measure(
     config = glow_tf.ModelConfig((side, side, 3), flow_steps=flow_steps, width=width, **of_model)
     accumulated = halves if halves > 1 else None
     optimizer = keras.optimizers.Adamax(RATE, gradient_accumulation_steps=accumulated)
-    glow = glow_tf.Glow(config)
+    flow = glow_tf.Flow(config)
     if settings.get("by_block"):
-        glow.initialize(images[:batch])
-        step = step_by_block(glow, optimizer)
+        flow.initialize(images[:batch])
+        step = step_by_block(flow, optimizer)
 
         def run(epoch: int) -> None:
             for k in range(STEPS):
                 step(images[k * batch : (k + 1) * batch])
     else:
-        trainer = glow_tf.PartsTrainer(glow)
+        trainer = glow_tf.PartsTrainer(flow)
         recomputes = settings.get("reversible", False)
         trainer.compile(
-            optimizer, phases=[_phase(phase, len(glow.parts))], reversible=recomputes, rate_scaling="none"
+            optimizer, phases=[_phase(phase, len(flow.parts))], reversible=recomputes, rate_scaling="none"
         )
         trainer.initialize(images[:batch, : crop or side, : crop or side])
 
@@ -148,39 +148,39 @@ def _phase(name: str, num_parts: int) -> Any:
     return schedule.one_part(int(number) - 1) if number else getattr(schedule, kind)(num_parts)
 
 
-def step_by_block(glow: Any, optimizer: Any) -> Callable[[Any], Any]:
+def step_by_block(flow: Any, optimizer: Any) -> Callable[[Any], Any]:
     """Returns an end-to-end step that keeps what crosses the cuts, and runs each part once more backward.
 
     Chen et al. 2016, https://arxiv.org/abs/1604.06174, with the parts as segments.
     """
     import tensorflow as tf
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *glow.image_shape], tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec([None, *flow.image_shape], tf.uint8)])
     def step(images: tf.Tensor) -> None:
-        gradients = gradients_by_block(glow, glow.enter(images, 0.5))
+        gradients = gradients_by_block(flow, flow.enter(images, 0.5))
         optimizer.apply_gradients(gradients)
 
     return step
 
 
-def gradients_by_block(glow: Any, passage: Any) -> list[tuple[Any, Any]]:
+def gradients_by_block(flow: Any, passage: Any) -> list[tuple[Any, Any]]:
     """Returns gradients of the mean negative log-likelihood, nats, with the variables of the flow."""
     import tensorflow as tf
 
     from glow_tf.bijectors.mode import Mode
 
     mode, entering, found = Mode(training=True), [passage], []
-    for k in range(len(glow.parts) - 1):
-        entering.append(glow.through_part(k, entering[-1], mode)[0])
+    for k in range(len(flow.parts) - 1):
+        entering.append(flow.through_part(k, entering[-1], mode)[0])
     of_next: list[tf.Tensor] = []
-    for k in reversed(range(len(glow.parts))):
-        part, is_last = glow.parts[k], k == len(glow.parts) - 1
+    for k in reversed(range(len(flow.parts))):
+        part, is_last = flow.parts[k], k == len(flow.parts) - 1
         variables = list(part.trainable_variables if is_last else part.flow_variables)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             with tf.control_dependencies(of_next):  # or TensorFlow runs it at once, and keeps what it makes
                 h = tf.identity(entering[k].h)
             tape.watch([h, *(v.value for v in variables)])
-            after, view = glow.through_part(k, entering[k]._replace(h=h), mode)
+            after, view = flow.through_part(k, entering[k]._replace(h=h), mode)
             nats = view.truncated_nll if is_last else -view.log_likelihood_term
             results = [tf.reduce_mean(nats)] if is_last else [tf.reduce_mean(nats), after.h]
         of_own = tape.gradient(

@@ -116,7 +116,7 @@ def main(given: flags.FlagValues) -> None:
 def _scores(detector: NoveltyDetector, images: np.ndarray) -> list[np.ndarray]:
     """Returns the bits, minus the log-likelihood ratio, and the detector's score, [N] each."""
     prior, tuned = (
-        np.asarray(glow.score(images)["bits_per_dim"]) for glow in (detector.prior_, detector.tuned_)
+        np.asarray(flow.score(images)["bits_per_dim"]) for flow in (detector.prior_, detector.tuned_)
     )
     return [prior, tuned - prior, detector.decision_function(images)]
 

@@ -18,7 +18,7 @@ from absl import flags
 
 from glow_tf.commands import cli, model_flags
 from glow_tf.core.errors import ConfigError
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.store import load
 from glow_tf.use import decode, draw_checked, encode, export_onnx, read_images
 from glow_tf.use.exports import export
@@ -53,47 +53,47 @@ def main(given: flags.FlagValues) -> None:
         raise ConfigError(f"formats must be some of {', '.join(FORMATS)}. Received: {sorted(unknown)}")
     for name in ("examples", "samples"):
         model_flags.count_of(given, name)
-    glow = load(given.model)
-    images = read_images(glow.image_shape, given.dataset, given.data_dir, given.split, given.examples).images
+    flow = load(given.model)
+    images = read_images(flow.image_shape, given.dataset, given.data_dir, given.split, given.examples).images
     with added_to(given.csv, COLUMNS) as add:
-        for check, count, found in _checks(given, glow, images):
+        for check, count, found in _checks(given, flow, images):
             add((given.model, check, count, found))
             print(f"{check}: {found:.2g} ({count} images)")
 
 
-def _checks(given: flags.FlagValues, glow: Glow, images: np.ndarray) -> Iterator[tuple[str, int, float]]:
+def _checks(given: flags.FlagValues, flow: Flow, images: np.ndarray) -> Iterator[tuple[str, int, float]]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         yield (
             "images that change through files and processes",
             len(images),
-            _changed(glow, images),
+            _changed(flow, images),
         )
-        mode = np.asarray(glow.decode(np.zeros((1, glow.dimensions), np.float32)))
-        drawn = np.asarray(glow.sample(FEW, 0.0))
+        mode = np.asarray(flow.decode(np.zeros((1, flow.dimensions), np.float32)))
+        drawn = np.asarray(flow.sample(FEW, 0.0))
         yield (
             "images at temperature 0 that are not the mode",
             FEW,
             int(np.sum(np.any(drawn != mode, (1, 2, 3)))),
         )
         for temperature in TEMPERATURES:
-            yield from _samples(glow, given.samples, temperature)
+            yield from _samples(flow, given.samples, temperature)
         for name in given.formats:
-            yield from FORMATS[name](glow, images, folder / name)
+            yield from FORMATS[name](flow, images, folder / name)
 
 
-def _changed(glow: Glow, images: np.ndarray) -> int:
+def _changed(flow: Flow, images: np.ndarray) -> int:
     """Returns how many images are others after `encode` and `decode`."""
-    cleared = glow.dequantize.bin_width
-    decoded = decode(glow, encode(glow, images))
+    cleared = flow.dequantize.bin_width
+    decoded = decode(flow, encode(flow, images))
     return int(np.sum(np.any(decoded != images // cleared * cleared, axis=(1, 2, 3))))
 
 
-def _samples(glow: Glow, count: int, temperature: float) -> Iterator[tuple[str, int, float]]:
-    drawn = draw_checked(glow, count, temperature, seed=0)
+def _samples(flow: Flow, count: int, temperature: float) -> Iterator[tuple[str, int, float]]:
+    drawn = draw_checked(flow, count, temperature, seed=0)
     rng = np.random.default_rng(0)
-    eps = temperature * rng.standard_normal((count, glow.dimensions), np.float32)
-    exact = np.concatenate([tf.reshape(glow.inverse(own), [len(own), -1]) for own in np.array_split(eps, 10)])
+    eps = temperature * rng.standard_normal((count, flow.dimensions), np.float32)
+    exact = np.concatenate([tf.reshape(flow.inverse(own), [len(own), -1]) for own in np.array_split(eps, 10)])
     at = f"at temperature {temperature:g}"
     yield f"samples not finite without clipping {at}", count, int(np.sum(~np.isfinite(exact).all(axis=1)))
     yield f"samples with clipped activations {at}", count, drawn.limited
@@ -104,19 +104,19 @@ def _samples(glow: Glow, count: int, temperature: float) -> Iterator[tuple[str, 
     )
 
 
-def _saved_model(glow: Glow, images: np.ndarray, folder: pathlib.Path) -> Iterator[tuple[str, int, float]]:
-    export(glow, folder)
+def _saved_model(flow: Flow, images: np.ndarray, folder: pathlib.Path) -> Iterator[tuple[str, int, float]]:
+    export(flow, folder)
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
     for size in BATCHES:
         batch = np.resize(images, (size, *images.shape[1:]))
-        served, own = serve(tf.constant(batch))["log_prob"], glow.score(batch)["log_prob"]
+        served, own = serve(tf.constant(batch))["log_prob"], flow.score(batch)["log_prob"]
         yield f"SavedModel, batch of {size}: relative error of log_prob", size, _largest(served, own)
 
 
-def _onnx(glow: Glow, images: np.ndarray, folder: pathlib.Path) -> Iterator[tuple[str, int, float]]:
+def _onnx(flow: Flow, images: np.ndarray, folder: pathlib.Path) -> Iterator[tuple[str, int, float]]:
     import onnxruntime
 
-    sessions = {path.stem: onnxruntime.InferenceSession(path) for path in export_onnx(glow, folder)}
+    sessions = {path.stem: onnxruntime.InferenceSession(path) for path in export_onnx(flow, folder)}
 
     def run(name: str, batch: np.ndarray) -> dict[str, np.ndarray]:
         session = sessions[name]
@@ -125,11 +125,11 @@ def _onnx(glow: Glow, images: np.ndarray, folder: pathlib.Path) -> Iterator[tupl
 
     few = images[:FEW]
     (eps,) = run("encode", few).values()
-    yield "ONNX: largest error of a latent", FEW, float(np.max(np.abs(eps - glow.encode(few))))
+    yield "ONNX: largest error of a latent", FEW, float(np.max(np.abs(eps - flow.encode(few))))
     (decoded,) = run("decode", eps).values()
-    expected = np.asarray(glow.decode(glow.encode(few)))
+    expected = np.asarray(flow.decode(flow.encode(few)))
     yield "ONNX: images that change", FEW, int(np.sum(np.any(decoded != expected, axis=(1, 2, 3))))
-    served, own = run("score", few)["log_prob"], glow.score(few)["log_prob"]
+    served, own = run("score", few)["log_prob"], flow.score(few)["log_prob"]
     yield "ONNX: relative error of log_prob", FEW, _largest(served, own)
 
 

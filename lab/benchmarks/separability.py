@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from glow_tf import DataConfig, Glow, ModelConfig, PartsTrainer, TrainConfig, data
+from glow_tf import DataConfig, Flow, ModelConfig, PartsTrainer, TrainConfig, data
 from glow_tf.architectures import Levels
 from glow_tf.architectures.partition import PartLayout
 from glow_tf.commands import cli
@@ -127,9 +127,9 @@ def _trainer(given: flags.FlagValues, variant: str, seed: int, steps: int, epoch
     keras.backend.clear_session()
     shape = (32, 32, 3)
     settings = {"flow_steps": given.flow_steps, "width": given.width, "seed": seed}
-    glow = Glow(model_of(variant, shape, given.num_blocks, **settings))
-    schedule = "simultaneous" if glow.design.separable else "end_to_end"
-    trainer = PartsTrainer(glow, seed=seed)
+    flow = Flow(model_of(variant, shape, given.num_blocks, **settings))
+    schedule = "simultaneous" if flow.design.separable else "end_to_end"
+    trainer = PartsTrainer(flow, seed=seed)
     own = {"schedule": schedule, "learning_rate": given.learning_rate, "batch_size": BATCH}
     trainer.compile(TrainConfig(part_epochs=epochs, finetune_epochs=0, **own), steps_per_epoch=steps)
     return trainer
@@ -141,9 +141,9 @@ def _run(given: flags.FlagValues, variant: str, seed: int, count: int) -> dict[s
     images = data.load(DataConfig(given.dataset, given.data_dir, **numbers))
     trainer, clock = _trainer(given, variant, seed, count // BATCH), Clock()
     trainer.fit(images.train, verbose=0, callbacks=[clock])
-    mean, error = mean_and_error(evaluate(trainer.glow, images.test, seed=seed).per_image)
+    mean, error = mean_and_error(evaluate(trainer.flow, images.test, seed=seed).per_image)
     return {
-        "parameters": trainer.glow.count_params(),
+        "parameters": trainer.flow.count_params(),
         "cpu_seconds": f"{clock.seconds:.1f}",
         "test_bpd": f"{mean:.6f}",
         "test_bpd_se": f"{error:.6f}",

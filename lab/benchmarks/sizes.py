@@ -51,13 +51,13 @@ def define(values: flags.FlagValues) -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Measures, prints and writes."""
-    glow = load(given.model)
+    flow = load(given.model)
     kinds = _pictures(pathlib.Path(given.pictures), given.examples)
     with added_to(given.csv, COLUMNS) as add:
         for (height, width), (kind, pictures) in itertools.product(SIZES, kinds.items()):
             if (given.model, kind, str(height), str(width)) in measured(given.csv, KEY):
                 continue
-            model = fitted(glow, (height, width))
+            model = fitted(flow, (height, width))
             images = [ImageOps.fit(own, (width, height), Image.Resampling.LANCZOS) for own in pictures]
             arrays = [np.asarray(own)[np.newaxis] for own in images]
             model.bits_per_dim(arrays[0])  # traced

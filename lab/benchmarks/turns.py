@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from glow_tf import Glow, ModelConfig, PartsTrainer, TrainConfig
+from glow_tf import Flow, ModelConfig, PartsTrainer, TrainConfig
 from glow_tf.architectures import design_of
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
@@ -75,7 +75,7 @@ def _turns(models: Mapping[str, ModelConfig], batch: int, turns: int) -> Iterato
 
 
 def _trainer(config: ModelConfig, batch: int, epochs: int) -> PartsTrainer:
-    trainer = PartsTrainer(Glow(config))
+    trainer = PartsTrainer(Flow(config))
     schedule = "simultaneous" if design_of(config).separable else "end_to_end"
     settings = TrainConfig(schedule=schedule, part_epochs=epochs, finetune_epochs=0, batch_size=batch)
     trainer.compile(settings, steps_per_epoch=STEPS)

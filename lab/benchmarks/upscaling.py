@@ -43,11 +43,11 @@ def define(values: flags.FlagValues) -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Measures, prints and writes."""
-    glow = load(given.model)
+    flow = load(given.model)
     if given.pictures:
         truth = _photographs(pathlib.Path(given.pictures), given.examples)
     else:
-        truth = read_images(glow.image_shape, given.dataset, given.data_dir, count=given.examples).images
+        truth = read_images(flow.image_shape, given.dataset, given.data_dir, count=given.examples).images
     small = np.round(reduced(truth)).astype(np.uint8)
     bicubic = enlarged(small, 2)
     found = {
@@ -55,7 +55,7 @@ def main(given: flags.FlagValues) -> None:
         "bicubic": bicubic,
         "Lanczos": np.stack([_lanczos(image) for image in small]),
         "bicubic, means corrected": with_means(bicubic, small),
-        "upscale": upscale(glow, small),
+        "upscale": upscale(flow, small),
     }
     values = {method: psnr(images, truth) for method, images in found.items()}
     with added_to(given.csv, COLUMNS) as add:

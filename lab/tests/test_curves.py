@@ -83,8 +83,8 @@ def test_models_are_compared_within_a_seed_and_over_groups_of_images():
     mean, low, high = own.longer[8, 3]
     assert mean == pytest.approx(8**0.5)
     assert low < 2 < 4 < high
-    (levels, glow, seeds, images) = own.after[16.0]
-    assert (levels, glow, seeds.mean) == pytest.approx((3.6, 3.75, 0.15))
+    (levels, flow, seeds, images) = own.after[16.0]
+    assert (levels, flow, seeds.mean) == pytest.approx((3.6, 3.75, 0.15))
     assert seeds.half_width == pytest.approx(0.1 / 2 * 12.706, abs=1e-4)  # Student's of two values
     assert images.half_width == pytest.approx(0)
     assert list(own.after) == [16.0]

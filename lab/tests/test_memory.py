@@ -4,23 +4,23 @@ import numpy as np
 import tensorflow as tf
 from small import eagerly, perturb
 
-from glow_tf import Glow, ModelConfig
+from glow_tf import Flow, ModelConfig
 from lab.benchmarks.memory import frontier, gradients_by_block
 
 
 def test_gradients_block_by_block_are_those_of_the_flow():
     config = ModelConfig((8, 8, 3), flow_steps=2, width=8, num_blocks=2, parts="by_block:2")
-    glow = Glow(config, dtype="float64")
+    flow = Flow(config, dtype="float64")
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
     with eagerly():
-        glow.initialize(images)
-    perturb(glow)
-    passage = glow.enter(images, 0.5)
-    found = gradients_by_block(glow, passage)
+        flow.initialize(images)
+    perturb(flow)
+    passage = flow.enter(images, 0.5)
+    found = gradients_by_block(flow, passage)
     variables = [variable for _, variable in found]
-    assert {v.path for v in variables} >= {v.path for part in glow.parts for v in part.flow_variables}
+    assert {v.path for v in variables} >= {v.path for part in flow.parts for v in part.flow_variables}
     with tf.GradientTape() as tape:
-        nll = tf.reduce_mean(glow.through_parts(passage).truncated_nlls[-1])
+        nll = tf.reduce_mean(flow.through_parts(passage).truncated_nlls[-1])
     for (own, _), expected in zip(found, tape.gradient(nll, [v.value for v in variables]), strict=True):
         np.testing.assert_allclose(own, expected, rtol=1e-9, atol=1e-9)
 

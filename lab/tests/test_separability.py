@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small import eagerly, perturb
 
-from glow_tf import Glow, PartsTrainer, TrainConfig
+from glow_tf import Flow, PartsTrainer, TrainConfig
 from lab.benchmarks.separability import VARIANTS, model_of
 
 SHAPE = (8, 8, 3)
@@ -17,11 +17,11 @@ def images():
 
 
 def made(variant, images):
-    glow = Glow(model_of(variant, SHAPE, 3, **SETTINGS), dtype="float64")
+    flow = Flow(model_of(variant, SHAPE, 3, **SETTINGS), dtype="float64")
     with eagerly():
-        glow.initialize(images)
-    perturb(glow)
-    return glow
+        flow.initialize(images)
+    perturb(flow)
+    return flow
 
 
 def test_levels_in_one_part_are_levels(images):
@@ -33,9 +33,9 @@ def test_levels_in_one_part_are_levels(images):
 
 def test_all_models_have_as_many_coupling_networks():
     for variant in VARIANTS:
-        glow = Glow(model_of(variant, SHAPE, 3, **SETTINGS))
+        flow = Flow(model_of(variant, SHAPE, 3, **SETTINGS))
         last = [
-            w for part in glow.parts for w in part.weights if w.path.endswith("coupling_network_last_kernel")
+            w for part in flow.parts for w in part.weights if w.path.endswith("coupling_network_last_kernel")
         ]
         assert sum(kernel.shape[0] for kernel in last) == 6, variant
 
@@ -43,8 +43,8 @@ def test_all_models_have_as_many_coupling_networks():
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_model_trains(variant, images):
-    glow = Glow(model_of(variant, SHAPE, 3, **SETTINGS))
-    trainer = PartsTrainer(glow)
+    flow = Flow(model_of(variant, SHAPE, 3, **SETTINGS))
+    trainer = PartsTrainer(flow)
     schedule = "simultaneous" if variant == "levels" else "end_to_end"
     trainer.compile(TrainConfig(schedule=schedule, part_epochs=3, finetune_epochs=0), steps_per_epoch=2)
     assert np.isfinite(trainer.fit(images, verbose=0).history["loss"]).all()

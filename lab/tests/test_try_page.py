@@ -166,22 +166,22 @@ def test_an_enlarged_photo_is_what_the_package_makes(page, photos, factor):
     assert_same_image(likeliest, use.upscale(preset(64), small, factor=factor))
     assert_same_image(image(result["smooth"], 64 * factor), enlarged(small, factor))
     assert len(drawn) == 3
-    glow = preset(64)
+    flow = preset(64)
     for own, found in zip(result["found"][1:], drawn, strict=True):
-        h, _ = glow.dequantize.forward_and_log_det(small.astype(np.float32) + 0.5)
+        h, _ = flow.dequantize.forward_and_log_det(small.astype(np.float32) + 0.5)
         for eps in own["eps"]:
             latents = np.array(eps, np.float32).reshape(1, *h.shape[1:3], 9)
-            h = glow.parts[0].inverse(glow.within_range(h), [latents])
-        assert_same_image(found, glow.dequantize.to_output(glow.dequantize.inverse_and_log_det(h)[0]))
+            h = flow.parts[0].inverse(flow.within_range(h), [latents])
+        assert_same_image(found, flow.dequantize.to_output(flow.dequantize.inverse_and_log_det(h)[0]))
     assert np.abs(drawn[0].astype(int) - drawn[1].astype(int)).max() > 1
 
 
 def check_read(result):
     """Compares latents, the log-likelihood and maps with the package's; returns the bytes."""
-    glow, bytes_ = preset(128), image(result["bytes"], 128)
-    np.testing.assert_allclose(np.array([result["eps"]]), glow.encode(bytes_), atol=1e-3)
-    np.testing.assert_allclose([result["logProb"]], glow.score(bytes_)["log_prob"], rtol=1e-3)
-    maps = place_maps(glow, bytes_)
+    flow, bytes_ = preset(128), image(result["bytes"], 128)
+    np.testing.assert_allclose(np.array([result["eps"]]), flow.encode(bytes_), atol=1e-3)
+    np.testing.assert_allclose([result["logProb"]], flow.score(bytes_)["log_prob"], rtol=1e-3)
+    maps = place_maps(flow, bytes_)
     for level in result["levels"][:-1]:
         side, count = level["side"], level["numbers"]
         log_prob, squares = np.moveaxis(maps[side, side][0].numpy(), -1, 0)
@@ -226,11 +226,11 @@ def turned(start, end, steps):
 def test_mixed_images_are_what_lies_between_the_latents(page, photos):
     choose(page, photos)
     result = perform(page, "mix")
-    glow = preset(64)
-    ends = [use.encode(glow, image(result[which], 64)) for which in ("first", "second")]
+    flow = preset(64)
+    ends = [use.encode(flow, image(result[which], 64)) for which in ("first", "second")]
     for eps, own in zip(ends, ("from", "to"), strict=True):
         np.testing.assert_allclose(np.array([result[own]]), eps, atol=1e-3)
-    expected = use.decode(glow, turned(*ends, steps=7))
+    expected = use.decode(flow, turned(*ends, steps=7))
     assert_same_image(np.concatenate([image(own, 64) for own in result["images"]]), expected)
     assert_same_image(image(result["images"][0], 64), image(result["first"], 64))
 

@@ -36,7 +36,7 @@ from glow_tf.bijectors.bijector import PartOutput, no_log_det, per_example, read
 from glow_tf.bijectors.checking import check_map
 from glow_tf.bijectors.likelihood import standard_normal_log_prob
 from glow_tf.bijectors.mode import Context, Mode
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.model.parts import Part, get_weights_by_step, set_weights_by_step
 from glow_tf.use.score.rule import places_in_part
 
@@ -46,7 +46,7 @@ F64 = {"dtype": "float64"}
 
 def make_glow(**changes):
     """Returns a factory of a whole small Glow, which keeps the contract too."""
-    return lambda: Glow(small_config(image_shape=SHAPE, width=6, **changes), dtype="float64")
+    return lambda: Flow(small_config(image_shape=SHAPE, width=6, **changes), dtype="float64")
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -405,7 +405,7 @@ def test_a_new_coupling_is_one_registered_transform(x, eager):
         if isinstance(layer, Repeatable):
             test_folded_weights_do_what_the_weights_do(layer, x)
     model = small_config(coupling=written("", SinhArcsinh), image_shape=SHAPE, num_blocks=1, parts="1")
-    assert np.isfinite(Glow(model).log_prob(np.zeros((2, *SHAPE), np.uint8))).all()
+    assert np.isfinite(Flow(model).log_prob(np.zeros((2, *SHAPE), np.uint8))).all()
 
 
 def test_gradients_reach_every_trainable_weight(bijector, x):
@@ -418,7 +418,7 @@ def test_gradients_reach_every_trainable_weight(bijector, x):
         for w in bijector.trainable_variables
         if "part_1/prior" not in w.path and "part_2/prior" not in w.path
     ]
-    if isinstance(bijector, Glow) and len(bijector.parts) == 2:
+    if isinstance(bijector, Flow) and len(bijector.parts) == 2:
         weights += bijector.parts[-1].base.trainable_variables
     gradients = tape.gradient(loss, [w.value for w in weights])
     assert all(g is not None for g in gradients)
@@ -431,13 +431,13 @@ def test_extreme_inputs_stay_finite_and_come_back(bijector, x, scale):
     back, _ = bijector.inverse_and_log_det(y)
     for result in (y, log_det, back):
         assert np.isfinite(result).all()
-    if scale == 1e3 and isinstance(bijector, Glow):
+    if scale == 1e3 and isinstance(bijector, Flow):
         return  # 250 times the range of the data: several couplings at their bounds lose all digits
     np.testing.assert_allclose(back, scale * x, atol=1e-6 * max(scale, 1))
 
 
 def test_extreme_weights_stay_finite_both_ways(bijector, x, request):
-    if isinstance(bijector, Chain | Stack | Glow):
+    if isinstance(bijector, Chain | Stack | Flow):
         pytest.skip("a deep chain of extreme layers may overflow; a single layer may not")
     request.addfinalizer(functools.partial(bijector.set_weights, bijector.get_weights()))
     for weight in bijector.trainable_variables:
@@ -543,7 +543,7 @@ def test_recomputation_gives_the_same_gradients_given_a_condition(kind, x, rng):
 
 
 def test_a_bijector_that_reads_no_condition_ignores_it_to_the_bit(bijector, x, rng):
-    if isinstance(bijector, Glow):
+    if isinstance(bijector, Flow):
         pytest.skip("it is no bijector of a part")
     handed = read_by(bijector, Context(given("map", rng)))
     y, _ = bijector.forward_and_log_det(x)

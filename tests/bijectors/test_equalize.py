@@ -7,7 +7,7 @@ import tensorflow as tf
 from small import perturb
 
 import glow_tf
-from glow_tf import ConfigError, Glow, ModelConfig
+from glow_tf import ConfigError, Flow, ModelConfig
 from glow_tf.bijectors import Dequantize, Equalize
 from glow_tf.bijectors.entrance import rooms
 
@@ -73,25 +73,25 @@ LEVELS = {"architecture": "levels", "level_steps": "2,1,1"}
 @pytest.mark.parametrize("settings", [{"num_blocks": 2}, {"num_blocks": 2, **LEVELS}])
 def test_a_model_with_it_decodes_what_it_encodes(settings, eager):
     images = drawing()
-    glow = Glow(ModelConfig((8, 8, 1), flow_steps=2, width=4, equalize=0.5, **settings), name="glow")
-    glow.initialize(images)
-    perturb(glow)
-    np.testing.assert_array_equal(glow.decode(glow.encode(images)), images)
-    v = glow.dequantized(images, seed=1)
-    eps, log_det = glow.forward_and_log_det(v)
-    back, inverse_log_det = glow.inverse_and_log_det(eps)
+    flow = Flow(ModelConfig((8, 8, 1), flow_steps=2, width=4, equalize=0.5, **settings), name="glow")
+    flow.initialize(images)
+    perturb(flow)
+    np.testing.assert_array_equal(flow.decode(flow.encode(images)), images)
+    v = flow.dequantized(images, seed=1)
+    eps, log_det = flow.forward_and_log_det(v)
+    back, inverse_log_det = flow.inverse_and_log_det(eps)
     np.testing.assert_allclose(back, v, atol=0.1)
     np.testing.assert_allclose(log_det, -inverse_log_det, rtol=1e-4)
 
 
 def test_it_is_saved_and_loaded(tmp_path):
-    glow = Glow(ModelConfig((8, 8, 1), num_blocks=1, flow_steps=2, width=4, equalize=0.5), name="glow")
-    glow.initialize(drawing())
-    glow.save(tmp_path / "glow.keras")
-    glow_tf.save(glow, tmp_path / "preset", weights_dtype="float16")
+    flow = Flow(ModelConfig((8, 8, 1), num_blocks=1, flow_steps=2, width=4, equalize=0.5), name="glow")
+    flow.initialize(drawing())
+    flow.save(tmp_path / "glow.keras")
+    glow_tf.save(flow, tmp_path / "preset", weights_dtype="float16")
     there = (keras.saving.load_model(tmp_path / "glow.keras"), glow_tf.load(tmp_path / "preset"))
     for other in there:
-        np.testing.assert_array_equal(other.dequantize.room.numpy(), glow.dequantize.room.numpy())
+        np.testing.assert_array_equal(other.dequantize.room.numpy(), flow.dequantize.room.numpy())
 
 
 @pytest.mark.parametrize(

@@ -59,13 +59,13 @@ def test_the_same_weights_score_alike(small_images, eager):
 
 @pytest.mark.slow
 def test_decode_undoes_encode_exactly_through_the_savedmodel_too(small_images, tmp_path):
-    glow = small_glow(n_bits=8, width=16, flow_steps=4, precision=MIXED)
-    glow.initialize(small_images)
-    np.testing.assert_array_equal(glow.decode(glow.encode(small_images)), small_images)
-    export(glow, tmp_path / "export")
+    flow = small_glow(n_bits=8, width=16, flow_steps=4, precision=MIXED)
+    flow.initialize(small_images)
+    np.testing.assert_array_equal(flow.decode(flow.encode(small_images)), small_images)
+    export(flow, tmp_path / "export")
     loaded = tf.saved_model.load(tmp_path / "export")
     np.testing.assert_array_equal(loaded.decode(loaded.encode(small_images)), small_images)
-    np.testing.assert_array_equal(loaded.log_prob(small_images, 1), glow.log_prob(small_images, 1))
+    np.testing.assert_array_equal(loaded.log_prob(small_images, 1), flow.log_prob(small_images, 1))
 
 
 @pytest.mark.parametrize("recomputed", [pytest.param(False, marks=pytest.mark.slow), True])

@@ -11,11 +11,11 @@ FLOW = ("actnorm_bias", "actnorm_log_scale", "conv_lower", "conv_upper", "conv_r
 
 
 def factors(width, flow_steps):
-    glow = small_glow(perturbed=False, num_blocks=1, flow_steps=flow_steps, width=width, parts="1")
+    flow = small_glow(perturbed=False, num_blocks=1, flow_steps=flow_steps, width=width, parts="1")
     steps = "block_1_flow_steps"
     return {
         v.path.split(f"{steps}/")[-1]: rate_factor(v, flow_steps)
-        for v in glow.trainable_variables
+        for v in flow.trainable_variables
         if steps in v.path
     }
 
@@ -36,28 +36,28 @@ def test_what_acts_on_the_flow_is_divided_by_the_number_of_flow_steps():
 
 
 def test_priors_and_permutations_keep_their_rate():
-    glow = small_glow(perturbed=False, permutation="plain", split_prior="learned", coupling="additive")
-    for part in glow.parts:
+    flow = small_glow(perturbed=False, permutation="plain", split_prior="learned", coupling="additive")
+    for part in flow.parts:
         assert [rate_factor(v, 4) for v in part.base.trainable_variables] == [1.0] * len(
             part.base.trainable_variables
         )
-    assert rate_factor(weight_of(glow.parts[0], "block_1_flow_steps/conv_kernel"), 4) == 3 / 4
+    assert rate_factor(weight_of(flow.parts[0], "block_1_flow_steps/conv_kernel"), 4) == 3 / 4
 
 
 def test_a_rescaled_rate_is_the_rate_times_the_factor(small_images):
     """Of a plain Keras optimizer: SGD moves each weight by rate · factor · gradient."""
 
     def moved(rate_scaling):
-        glow = small_glow(num_blocks=1, parts="1", width=64)
-        glow.initialize(small_images)
-        before = [v.numpy() for v in glow.trainable_variables]
-        trainer = PartsTrainer(glow, seed=0)
+        flow = small_glow(num_blocks=1, parts="1", width=64)
+        flow.initialize(small_images)
+        before = [v.numpy() for v in flow.trainable_variables]
+        trainer = PartsTrainer(flow, seed=0)
         trainer.compile([ScaledSGD(1e-3)], rate_scaling=rate_scaling, run_eagerly=True)
         trainer.fit(small_images, batch_size=64, verbose=0)
-        return glow, [v.numpy() - b for v, b in zip(glow.trainable_variables, before, strict=True)]
+        return flow, [v.numpy() - b for v, b in zip(flow.trainable_variables, before, strict=True)]
 
-    glow, scaled = moved("size")
+    flow, scaled = moved("size")
     _, plain = moved("none")
     assert any(np.abs(change).max() > 1e-4 for change in plain)
-    for variable, a, b in zip(glow.trainable_variables, scaled, plain, strict=True):
+    for variable, a, b in zip(flow.trainable_variables, scaled, plain, strict=True):
         np.testing.assert_allclose(a, rate_factor(variable, 2) * b, rtol=2e-2, atol=2e-6)

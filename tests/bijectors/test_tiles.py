@@ -63,8 +63,8 @@ def test_layers_of_ones_own_get_the_whole_image():
 
 
 def test_memory_need_not_hold_the_networks_of_a_large_image(monkeypatch):
-    glow = glow_tf.load("photographs")
+    flow = glow_tf.load("photographs")
     monkeypatch.setattr(machine, "free_memory", lambda: 8 * 2**30)
-    check_fits(glow, (4000, 6000), "camera.jpg")
+    check_fits(flow, (4000, 6000), "camera.jpg")
     with pytest.raises(ConfigError, match=r"camera\.jpg of 40000×60000"):
-        check_fits(glow, (40_000, 60_000), "camera.jpg")
+        check_fits(flow, (40_000, 60_000), "camera.jpg")

@@ -24,8 +24,8 @@ def kept(tmp_path_factory):
     shapes = {"label": (10,), "input": (4, 4, 1), "named": {"a": (2,), "b": (4, 4, 3)}}
     images = (load_digits().images[:24] * 8).astype(np.uint8)
     for name, shape in shapes.items():
-        glow = small_glow(**SMALL, condition_shape=shape, condition_depth=2)
-        glow.save(folder / f"{name}.keras")
+        flow = small_glow(**SMALL, condition_shape=shape, condition_depth=2)
+        flow.save(folder / f"{name}.keras")
     for name, values in {"target": images, "input": images[:, ::2, ::2]}.items():
         for k, image in enumerate(values):
             path = folder / "pairs" / name / "ab"[k % 2] / f"{k:02d}.png"

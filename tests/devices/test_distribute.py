@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from small import fit_phases, make_small_images, small_config, small_glow
 
-from glow_tf import Glow, PartsTrainer, phases
+from glow_tf import Flow, PartsTrainer, phases
 from glow_tf.core.errors import ConfigError
 from glow_tf.devices import strategies
 from glow_tf.devices.strategies import check_batch_size, make_strategy
@@ -17,15 +17,15 @@ def train(strategy_name, schedule, images, dtype, reversible=False, eager=False,
     strategy = make_strategy(strategy_name)
     with strategy.scope():
         settings = {"num_blocks": 1, "parts": "1,1", **changes}
-        glow = Glow(small_config(**settings), dtype=dtype, name="glow")
+        flow = Flow(small_config(**settings), dtype=dtype, name="glow")
         epochs = (2, schedule == "alternating") if schedule != "simultaneous" else (1, 0)
-        trainer = PartsTrainer(glow, seed=5)
+        trainer = PartsTrainer(flow, seed=5)
         options = {
-            "phases": phases(schedule, len(glow.parts), *epochs),
+            "phases": phases(schedule, len(flow.parts), *epochs),
             "reversible": reversible,
             "run_eagerly": eager,
         }
-        trainer.compile([FusedAdamax(5e-3) for _ in glow.parts], clip_norm=0.5, **options)
+        trainer.compile([FusedAdamax(5e-3) for _ in flow.parts], clip_norm=0.5, **options)
     images, given = images[:32], None if given is None else given[:32]
     held_out = images[:25] if given is None else (images[:25], given[:25])
     history = fit_phases(trainer, images, given, batch_size=16, validation_data=held_out)
@@ -53,7 +53,7 @@ def test_two_replicas_train_like_one(schedule, mirrored, small_images):
     alike = schedule == "simultaneous"
     two, two_history = mirrored if alike else train("mirrored", schedule, small_images, "float64")
     assert two.distribute_strategy.num_replicas_in_sync == 2
-    for a, b in zip(one.glow.get_weights(), two.glow.get_weights(), strict=True):
+    for a, b in zip(one.flow.get_weights(), two.flow.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
     for name in ("bpd", "val_bpd", "val_bpd_se", "gradient_norm_2"):
         if name in one_history:
@@ -63,7 +63,7 @@ def test_two_replicas_train_like_one(schedule, mirrored, small_images):
 def test_optimizers_from_outside_of_the_strategys_scope_are_refused():
     optimizers = [FusedAdamax(5e-3) for _ in range(2)]
     with make_strategy("mirrored").scope():
-        trainer = PartsTrainer(Glow(small_config(num_blocks=1, parts="1,1")))
+        trainer = PartsTrainer(Flow(small_config(num_blocks=1, parts="1,1")))
         with pytest.raises(ConfigError, match="Received: FusedAdamax of another scope"):
             trainer.compile(optimizers)
 
@@ -86,7 +86,7 @@ def test_two_replicas_train_like_one_on_other_data(changes, has_map, small_image
     one, one_history = train("one_device", "simultaneous", images, "float64", eager=True, **own)
     two, two_history = train("mirrored", "simultaneous", images, "float64", **own)
     assert two.distribute_strategy.num_replicas_in_sync == 2
-    for a, b in zip(one.glow.get_weights(), two.glow.get_weights(), strict=True):
+    for a, b in zip(one.flow.get_weights(), two.flow.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
     for name in ("bpd", "val_bpd", "val_bpd_se"):
         np.testing.assert_allclose(two_history[name], one_history[name], rtol=1e-6)
@@ -94,10 +94,10 @@ def test_two_replicas_train_like_one_on_other_data(changes, has_map, small_image
 
 def test_all_replicas_hold_the_same_actnorms(mirrored):
     trainer, _ = mirrored
-    for variable in trainer.glow.variables:
+    for variable in trainer.flow.variables:
         first, second = trainer.distribute_strategy.experimental_local_results(variable.value)
         np.testing.assert_array_equal(first.numpy(), second.numpy())
-    assert trainer.glow.initialized
+    assert trainer.flow.initialized
 
 
 @pytest.mark.slow
@@ -126,11 +126,11 @@ def test_an_optimizer_of_kerass_trains_on_replicas_as_on_none(small_images):
     mirrored = [tf.distribute.MirroredStrategy(own, cross_device_ops=reduction) for own in devices]
     for strategy in (tf.distribute.get_strategy(), *mirrored):
         with strategy.scope():
-            glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
-            trainer = PartsTrainer(glow)
+            flow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
+            trainer = PartsTrainer(flow)
             trainer.compile([keras.optimizers.SGD(1e-2)], rate_scaling="none", run_eagerly=True)
         trainer.fit(small_images[:32], batch_size=16, verbose=0)
-        found.append(trainer.glow.get_weights())
+        found.append(trainer.flow.get_weights())
     for a, *others in zip(*found, strict=True):
         for b in others:
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from small import eagerly, fit_phases, make_small_images, small_config
 
-from glow_tf import Glow, PartsTrainer, RunConfig, phases
+from glow_tf import Flow, PartsTrainer, RunConfig, phases
 from glow_tf.architectures.design import check_run
 from glow_tf.core.errors import ConfigError
 from glow_tf.devices.strategies import part_devices
@@ -20,8 +20,8 @@ GIVEN = np.eye(2, dtype=np.float32)[np.arange(64) % 2]  # it goes from device to
 
 def train(devices, schedule, images, dtype="float64", reversible=False, **changes):
     config = small_config(flow_steps=1, parts="by_block:2", condition_shape=(2,), **HEADS, **changes)
-    glow = Glow(config, devices, dtype=dtype, name="glow")
-    trainer = PartsTrainer(glow, seed=5)
+    flow = Flow(config, devices, dtype=dtype, name="glow")
+    trainer = PartsTrainer(flow, seed=5)
     planned = phases(schedule, 2, 1 + (schedule == "alternating"), 1)
     options = {"phases": planned, "reversible": reversible, "run_eagerly": True}
     held_out = images[:20], GIVEN[:20]
@@ -57,7 +57,7 @@ def test_parts_on_their_own_devices_train_like_parts_on_one(schedule, placed, sm
 
 def test_weights_and_optimizer_state_live_where_the_part_does(placed):
     trainer, _ = placed
-    for k, (part, optimizer) in enumerate(zip(trainer.glow.parts, trainer.optimizers, strict=True)):
+    for k, (part, optimizer) in enumerate(zip(trainer.flow.parts, trainer.optimizers, strict=True)):
         moments = [v for v in optimizer.variables if v.path.split("/")[-1] not in COUNTERS]
         assert len(moments) == 2 * len(trainer.forward_pass.variables_of(k))
         own = (*part.variables, *trainer.local_objectives[k].variables, *moments)

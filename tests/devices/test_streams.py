@@ -48,13 +48,13 @@ def test_training_in_streams_is_training(schedule, reversible, small_images):
     def train(streams):
         with threads_for(streams):
             parts = "1" if schedule == "end_to_end" else "1,1"
-            glow = small_glow(dtype="float64", num_blocks=1, flow_steps=parts.count("1"), parts=parts)
-            trainer = PartsTrainer(glow)
-            planned = phases(schedule, len(glow.parts), 2, schedule == "alternating")
+            flow = small_glow(dtype="float64", num_blocks=1, flow_steps=parts.count("1"), parts=parts)
+            trainer = PartsTrainer(flow)
+            planned = phases(schedule, len(flow.parts), 2, schedule == "alternating")
             options = {"phases": planned, "reversible": reversible, "run_eagerly": streams == 1}
-            trainer.compile([FusedAdam(1e-3) for _ in glow.parts], clip_norm=1.0, **options)
+            trainer.compile([FusedAdam(1e-3) for _ in flow.parts], clip_norm=1.0, **options)
             history = fit_phases(trainer, small_images[:30], batch_size=15)
-            return glow.get_weights(), history, trainer.evaluate(small_images, verbose=0, return_dict=True)
+            return flow.get_weights(), history, trainer.evaluate(small_images, verbose=0, return_dict=True)
 
     one, two = train(1), train(2)
     tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), one, two)
@@ -75,10 +75,10 @@ def test_an_objective_sees_the_whole_batch_on_any_number_of_streams(small_images
 def test_images_are_those_of_one_stream(small_images):
     def results(streams):
         with threads_for(streams), eagerly() if streams == 1 else contextlib.nullcontext():
-            glow = small_glow(flow_steps=1, num_blocks=1, parts="1")
+            flow = small_glow(flow_steps=1, num_blocks=1, parts="1")
             images = tf.constant(small_images[:5])
-            eps = glow.encode(images)
-            return eps, glow.decode(eps), glow.sample(3, 0.7, 1), glow.log_prob(images, 1)
+            eps = flow.encode(images)
+            return eps, flow.decode(eps), flow.sample(3, 0.7, 1), flow.log_prob(images, 1)
 
     for a, b in zip(results(1), results(2), strict=True):
         np.testing.assert_allclose(tf.cast(a, tf.float32), tf.cast(b, tf.float32), rtol=1e-5, atol=1e-5)

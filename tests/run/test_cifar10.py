@@ -58,9 +58,9 @@ def test_round_trip_is_exact_for_1000_test_images_with_tensorflow_alone(trained,
 def test_samples_are_finite_at_every_temperature(trained):
     import glow_tf
 
-    glow = glow_tf.load(trained)
+    flow = glow_tf.load(trained)
     for temperature in np.arange(0.5, 1.01, 0.1):
-        v = glow.sample_dequantized(100, temperature, 0).numpy()
+        v = flow.sample_dequantized(100, temperature, 0).numpy()
         assert np.isfinite(v).all()
 
 

@@ -30,7 +30,7 @@ class Poison(keras.callbacks.Callback):
 
 
 def weight_of(model):
-    return model.glow.parts[0].trainable_variables[0]
+    return model.flow.parts[0].trainable_variables[0]
 
 
 def spoil(variable, value):

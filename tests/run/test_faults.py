@@ -110,7 +110,7 @@ def small_checkpoints():
     """Makes checkpoints of one trainer, whose first weight tells its epoch."""
     trainer = PartsTrainer(small_glow(flow_steps=1, num_blocks=1, parts="1"))
     trainer.compile([ScaledSGD(1e-3)])
-    weight = trainer.glow.trainable_variables[0]
+    weight = trainer.flow.trainable_variables[0]
 
     def make(folder):
         return Checkpoints(folder, trainer), weight

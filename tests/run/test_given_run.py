@@ -52,10 +52,10 @@ def finished(pairs, tmp_path_factory):
 
 def test_the_model_of_a_run_is_given_what_the_data_set_says(finished, pairs):
     folder, summary = finished
-    glow = glow_tf.load(folder)
-    assert glow.config.condition_shape == (4, 4, 1)
-    used = read_images(glow.image_shape, f"folder:{pairs}", split="test", condition="input")
-    found = evaluate(glow, used.images, condition=used.condition)
+    flow = glow_tf.load(folder)
+    assert flow.config.condition_shape == (4, 4, 1)
+    used = read_images(flow.image_shape, f"folder:{pairs}", split="test", condition="input")
+    found = evaluate(flow, used.images, condition=used.condition)
     assert found.per_image.mean() == pytest.approx(summary["test_bpd"], abs=1e-4)
     assert sum(term.mean() for term in found.terms.values()) == pytest.approx(summary["test_bpd"], abs=1e-4)
     assert (folder / "samples" / "epoch_0002.png").exists()
@@ -65,14 +65,14 @@ def test_the_model_of_a_run_is_given_what_the_data_set_says(finished, pairs):
 
 def test_every_file_of_the_model_keeps_what_it_is_given(finished, pairs, tmp_path):
     folder, _ = finished
-    glow = glow_tf.load(folder)
-    images = read_images(glow.image_shape, f"folder:{pairs}", count=5, condition="input")
-    expected = glow.log_prob(images.images, 0, condition=images.condition)
-    glow.save(tmp_path / "kept.keras")
+    flow = glow_tf.load(folder)
+    images = read_images(flow.image_shape, f"folder:{pairs}", count=5, condition="input")
+    expected = flow.log_prob(images.images, 0, condition=images.condition)
+    flow.save(tmp_path / "kept.keras")
     about = save_run_to_preset(folder, tmp_path / "preset", "float32")
     assert about["test_bpd"] == pytest.approx(about["run_test_bpd"], abs=1e-4)
     trainer = glow_tf.load_trainer(folder)
-    for other in (glow_tf.load(tmp_path / "kept.keras"), glow_tf.load(tmp_path / "preset"), trainer.glow):
+    for other in (glow_tf.load(tmp_path / "kept.keras"), glow_tf.load(tmp_path / "preset"), trainer.flow):
         assert other.config.condition_shape == (4, 4, 1)
         np.testing.assert_allclose(
             other.log_prob(images.images, 0, condition=images.condition), expected, rtol=1e-5
@@ -100,11 +100,11 @@ def test_a_run_goes_on_with_the_same_conditions_alone(finished, pairs, tmp_path)
 
 def test_the_bits_of_levels_are_told_by_level(rng):
     own = {"num_blocks": 1, "flow_steps": 1, "width": 4, "condition_features": 2}
-    glow = small_glow(**own, architecture="levels", parts="1", condition_shape=(3,))
+    flow = small_glow(**own, architecture="levels", parts="1", condition_shape=(3,))
     images, given = rng.integers(0, 256, (4, 8, 8, 1)).astype(np.uint8), rng.normal(size=(4, 3))
-    found = evaluate(glow, images, condition=given)
+    found = evaluate(flow, images, condition=given)
     assert set(found.parts) == {"part 1", "part 2"}
     np.testing.assert_allclose(sum(found.parts.values()), found.per_image, rtol=1e-5)
     assert {"block 1, latents", "block 2, flow steps"} < set(found.terms)
     with pytest.raises(ConfigError, match=r"a condition for each of the 4 images\. Received: 3"):
-        evaluate(glow, images, condition=given[:3])
+        evaluate(flow, images, condition=given[:3])

@@ -87,28 +87,28 @@ def test_a_run_starts_from_the_model_of_a_workdir_with_its_actnorms(shorter, tmp
 
 
 def test_a_run_with_other_cuts_starts_from_a_keras_file(shorter, tmp_path, capsys):
-    glow = glow_tf.load(shorter)
-    glow.save(tmp_path / "model.keras")
+    flow = glow_tf.load(shorter)
+    flow.save(tmp_path / "model.keras")
     slow = {**FAST, "init_from": str(tmp_path / "model.keras"), "learning_rate": "1e-12", "part_epochs": 0}
     train(config(tmp_path / "run", **{**slow, "parts": "1"}))
     assert "parts of 1 + 1 flow steps (this run: 2); local priors" in capsys.readouterr().out
     own = glow_tf.load(tmp_path / "run")
     assert len(own.parts) == 1
-    for a, b in zip(glow.get_flow_weights(), own.get_flow_weights(), strict=True):
+    for a, b in zip(flow.get_flow_weights(), own.get_flow_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_a_command_takes_the_settings_of_the_model_that_it_starts_from(shorter, tmp_path):
     """From a workdir, a model's file or a trainer's. What is typed wins over them, they over flagfiles."""
-    glow = glow_tf.load(shorter)
-    glow.save(tmp_path / "model.keras")
+    flow = glow_tf.load(shorter)
+    flow.save(tmp_path / "model.keras")
     load_trainer(shorter).save(tmp_path / "trainer.keras")
     for start in (shorter, tmp_path / "model.keras", tmp_path / "trainer.keras"):
         given = [f"--init_from={start}", "--workdir=unused", "--dataset=digits", "--scale=exp"]
         for arguments in (given, [*given, "--flagfile=own_images"]):
             found = config_of(arguments)
             own = {"image_shape": found.model.image_shape, "scale": "exp", "parts": "1"}
-            assert found.model == dataclasses.replace(glow.config, seed=0, **own)
+            assert found.model == dataclasses.replace(flow.config, seed=0, **own)
             assert (found.data.image_size, found.init_from) == (8, str(start))
 
 
@@ -141,7 +141,7 @@ def test_what_is_no_model_is_refused(tmp_path):
         ("absent", "There is no such file or folder"),
         ("", "There is no last checkpoint"),
         ("damaged.keras", r"cannot be read as a \.keras file of this package"),
-        ("dense.keras", r"must hold a Glow or a PartsTrainer\. Received: Sequential"),
+        ("dense.keras", r"must hold a Flow or a PartsTrainer\. Received: Sequential"),
     ):
         with pytest.raises(ConfigError, match=rf"^init_from must be the workdir .*{message}.*; init_from="):
             train(config(tmp_path / "run", **FAST, init_from=str(tmp_path / name)))
@@ -162,7 +162,7 @@ def test_a_trainer_evaluates_to_the_runs_number_and_goes_on_as_the_run_would(sho
     trainer.fit(images.train, batch_size=32, initial_epoch=trainer.finished_epochs, epochs=3, verbose=0)
     found = trainer.evaluate(images.test, verbose=0, return_dict=True)
     assert found["bpd"] == pytest.approx(float(rows_of(longer)[-1]["test_bpd"]), abs=1e-4)
-    for a, b in zip(trainer.glow.get_weights(), glow_tf.load(longer).get_weights(), strict=True):
+    for a, b in zip(trainer.flow.get_weights(), glow_tf.load(longer).get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 

@@ -90,9 +90,9 @@ def test_levels_are_trained_unless_a_flag_is_for_a_glow():
 
 
 def test_every_choice_can_be_built_and_halves_the_image_as_far_as_is_useful():
-    glow = asked("--architecture=glow")
+    flow = asked("--architecture=glow")
     for height, width in itertools.product((2 * k for k in range(2, 70)), (32, 28, 44)):
-        found = settings.resolve(glow, Images((height, width, 3), 100, 255)).config.model
+        found = settings.resolve(flow, Images((height, width, 3), 100, 255)).config.model
         design_of(found).check_size((height, width))
         assert min(height, width) >> found.num_blocks >= settings.LEAST_SIDE or found.num_blocks == 1
     assert choice("--architecture=glow", images=Images((27, 31, 5), 100, 0))["num_blocks"] == 1  # odd sides

@@ -71,6 +71,6 @@ def test_a_killed_run_goes_on_after_its_last_epoch_with_the_same_rows(step, whol
 def test_what_cannot_be_counted_in_steps_is_refused():
     with pytest.raises(ConfigError, match=r"steps_per_epoch must be 0 with cache_prefix.* Received: "):
         TrainConfig(steps_per_epoch=3, cache_prefix=True)
-    glow = glow_tf.Glow(glow_tf.ModelConfig((4, 4, 1), num_blocks=1, flow_steps=1, width=4))
+    flow = glow_tf.Flow(glow_tf.ModelConfig((4, 4, 1), num_blocks=1, flow_steps=1, width=4))
     with pytest.raises(ConfigError, match="steps_per_epoch is a setting of runs"):
-        glow_tf.PartsTrainer(glow).compile(TrainConfig(steps_per_epoch=3))
+        glow_tf.PartsTrainer(flow).compile(TrainConfig(steps_per_epoch=3))

@@ -83,8 +83,8 @@ def asked(*flags):
 
 def decided(flags, images):
     """Returns the run that flags and images make, without training it."""
-    found, cut, glow = start.decide(asked("--workdir=unused", *flags), images)
-    return found.config, cut, glow
+    found, cut, flow = start.decide(asked("--workdir=unused", *flags), images)
+    return found.config, cut, flow
 
 
 def of(pictures, test=None):

@@ -8,7 +8,7 @@ from helpers import config, rows_of, train
 from small import fit_phases, only_endpoints, small_config
 
 import glow_tf
-from glow_tf import ConfigError, Glow, PartsTrainer, data, phases
+from glow_tf import ConfigError, Flow, PartsTrainer, data, phases
 from glow_tf.config import DataConfig, TrainConfig
 from glow_tf.run.checkpoints import Checkpoints
 from glow_tf.training.optimizers import FusedAdamax
@@ -18,9 +18,9 @@ DECAY = 0.5
 
 
 def make_trainer(schedule="alternating", epochs=2, run_eagerly=True, **changes):
-    glow = Glow(small_config(**{"flow_steps": 1, "parts": "by_block:2", **changes}), name="glow")
-    n = len(glow.parts)
-    trainer = PartsTrainer(glow, seed=3)
+    flow = Flow(small_config(**{"flow_steps": 1, "parts": "by_block:2", **changes}), name="glow")
+    n = len(flow.parts)
+    trainer = PartsTrainer(flow, seed=3)
     optimizers = [FusedAdamax(5e-3, use_ema=True, ema_momentum=DECAY) for _ in range(n)]
     trainer.compile(optimizers, run_eagerly=run_eagerly, phases=phases(schedule, n, epochs))
     return trainer
@@ -29,14 +29,14 @@ def make_trainer(schedule="alternating", epochs=2, run_eagerly=True, **changes):
 def test_averages_of_parts_that_made_no_step_are_their_weights(small_images, eager):
     trainer = make_trainer()
     trainer.train_on_batch(small_images[:16])  # part 1
-    before = [weight.numpy() for weight in trainer.glow.parts[1].trainable_variables]
+    before = [weight.numpy() for weight in trainer.flow.parts[1].trainable_variables]
     with trainer.averages.in_place():
-        for a, weight in zip(before, trainer.glow.parts[1].trainable_variables, strict=True):
+        for a, weight in zip(before, trainer.flow.parts[1].trainable_variables, strict=True):
             np.testing.assert_array_equal(a, weight.numpy())
     trainer = make_trainer()
-    before = trainer.glow.get_weights()
+    before = trainer.flow.get_weights()
     with trainer.averages.in_place():
-        for a, b in zip(before, trainer.glow.get_weights(), strict=True):
+        for a, b in zip(before, trainer.flow.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
 
 
@@ -48,7 +48,7 @@ class Follow(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         for k in self.model.phase.active:
-            weights = [w.numpy() for w in self.model.glow.parts[k].trainable_variables]
+            weights = [w.numpy() for w in self.model.flow.parts[k].trainable_variables]
             before = self.averages.get(k, weights)
             self.averages[k] = [DECAY * a + (1 - DECAY) * w for a, w in zip(before, weights, strict=True)]
 
@@ -57,10 +57,10 @@ class Swapped(keras.callbacks.Callback):
     """Notes the weights and what is in their place, after each epoch."""
 
     def on_epoch_end(self, epoch, logs=None):
-        before = self.model.glow.get_weights()
+        before = self.model.flow.get_weights()
         with self.model.averages.in_place():
-            self.found = [[w.numpy() for w in part.trainable_variables] for part in self.model.glow.parts]
-        for a, b in zip(before, self.model.glow.get_weights(), strict=True):
+            self.found = [[w.numpy() for w in part.trainable_variables] for part in self.model.flow.parts]
+        for a, b in zip(before, self.model.flow.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
 
 
@@ -72,7 +72,7 @@ def test_each_part_has_the_average_over_its_own_steps(small_images, eager):
         for a, b in zip(follow.averages[k], found, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
     trainer.averages.swap()
-    for part, expected in zip(trainer.glow.parts, swapped.found, strict=True):
+    for part, expected in zip(trainer.flow.parts, swapped.found, strict=True):
         for weight, average in zip(part.trainable_variables, expected, strict=True):
             np.testing.assert_array_equal(weight.numpy(), average)
 
@@ -84,8 +84,8 @@ def test_a_checkpoint_gives_back_the_weights_and_their_averages(small_images, tm
 
     def both(trainer):
         with trainer.averages.in_place():
-            averages = trainer.glow.get_weights()
-        return trainer.glow.get_weights(), averages
+            averages = trainer.flow.get_weights()
+        return trainer.flow.get_weights(), averages
 
     trainer, checkpoints = made()
     for _ in range(2):

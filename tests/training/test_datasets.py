@@ -17,8 +17,8 @@ from glow_tf.training.optimizers import FusedAdamax, ScaledSGD
 
 
 def new_trainer():
-    glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
-    trainer = PartsTrainer(glow, seed=7)
+    flow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
+    trainer = PartsTrainer(flow, seed=7)
     trainer.compile("adam", rate_scaling="none")  # whose moments would move the weights without a gradient
     return trainer
 
@@ -59,8 +59,8 @@ def in_batches(images, batch=16):
 
 def whole_trainer(optimizer):
     """One part, so that there is less to trace."""
-    glow = small_glow(perturbed=False, flow_steps=1, parts="1")
-    trainer = PartsTrainer(glow, seed=7)
+    flow = small_glow(perturbed=False, flow_steps=1, parts="1")
+    trainer = PartsTrainer(flow, seed=7)
     trainer.compile([optimizer], clip_norm=0)
     return trainer
 
@@ -73,7 +73,7 @@ def test_gradients_that_are_accumulated_make_the_step_of_the_larger_batch(small_
         trainer = whole_trainer(FusedAdamax(1e-2, gradient_accumulation_steps=steps))
         trainer.initialize(small_images)
         fit(dataset_of(small_images, batch, noise=noise), epochs=2, trainer=trainer)
-        weights.append(trainer.glow.get_weights())
+        weights.append(trainer.flow.get_weights())
         assert trainer.optimizers[0].iterations == 4
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
@@ -121,8 +121,8 @@ def test_labels_of_a_dataset_are_dropped_by_the_map_that_the_error_names(small_i
 
 
 def test_validation_split_holds_the_last_images_out(small_images):
-    glow, arguments = make_trainer().glow, {"validation_split": 0.25}
-    train = inputs.for_fit(glow, small_images, 16, 7, arguments)
+    flow, arguments = make_trainer().flow, {"validation_split": 0.25}
+    train = inputs.for_fit(flow, small_images, 16, 7, arguments)
     places = np.concatenate([batch["index"] for batch in train.take(arguments["steps_per_epoch"])])
     assert sorted(places) == list(range(48))
     batches = arguments["validation_data"]
@@ -147,7 +147,7 @@ def test_evaluate_takes_what_fit_takes(small_images):
 def test_predict_takes_what_evaluate_takes(small_images):
     trainer = make_trainer()
     trainer.initialize(small_images)
-    expected = np.concatenate([trainer.glow.log_prob(own, 0) for own in in_batches(small_images)])
+    expected = np.concatenate([trainer.flow.log_prob(own, 0) for own in in_batches(small_images)])
     for given in (small_images, {"images": small_images}, dataset_of(small_images)):
         found = trainer.predict(given, batch_size=None if hasattr(given, "map") else 16, verbose=0)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -160,10 +160,10 @@ def test_an_empty_batch_gives_no_gradient(small_images):
     trainer = make_trainer()
     trainer.initialize(small_images)
     spec = tf.TensorSpec((None, 8, 8, 1), tf.uint8)
-    before = trainer.glow.get_flow_weights()
+    before = trainer.flow.get_flow_weights()
     empty = tf.data.Dataset.from_generator(lambda: iter([small_images[:0]]), output_signature=spec)
     trainer.fit(empty, epochs=1, verbose=0)
-    for a, b in zip(before, trainer.glow.get_flow_weights(), strict=True):
+    for a, b in zip(before, trainer.flow.get_flow_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -252,7 +252,7 @@ def test_fit_refuses_before_any_step(name):
     with pytest.raises(ConfigError, match=message):
         fit(data, epochs=2, trainer=trainer)
     assert trainer.optimizers[0].iterations == 0
-    assert not trainer.glow.initialized
+    assert not trainer.flow.initialized
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_validation_split_of_a_dataset_is_refused():
 
 def test_evaluate_refuses_labels_and_indices():
     trainer = make_trainer()
-    perturb(trainer.glow)
+    perturb(trainer.flow)
     with pytest.raises(ConfigError, match="Received: a dataset of tuples"):
         trainer.evaluate(dataset_of(IMAGES).map(lambda x: (x, x)), verbose=0)
     with pytest.raises(ConfigError, match=r"if any, noise, weight;.*'index'"):
@@ -312,19 +312,19 @@ def test_what_was_checked_for_training_is_checked_again_for_evaluation(small_ima
 @pytest.mark.long
 def test_what_a_model_is_given_is_y_or_in_a_dictionary(rng):
     given = rng.normal(size=(64, 3)).astype(np.float32)
-    glow = small_glow(flow_steps=1, num_blocks=1, parts="1", condition_shape=(3,))
+    flow = small_glow(flow_steps=1, num_blocks=1, parts="1", condition_shape=(3,))
     both = {"images": IMAGES, "condition": given}
     for x, y in ((IMAGES, given), (both, None)):
         arguments = {"y": y, "validation_data": (IMAGES, given) if y is None else both}
-        train = next(iter(inputs.for_fit(glow, x, 16, 7, arguments)))
+        train = next(iter(inputs.for_fit(flow, x, 16, 7, arguments)))
         np.testing.assert_array_equal(train["condition"], given[train["index"]])
         held_out = next(iter(arguments["validation_data"]))
         np.testing.assert_array_equal(held_out["condition"][:16], given[:16])
     for wrong, received in (({"y": given}, r"y and \['condition', 'images'\]"), ({}, "'images': 'uint8")):
         with pytest.raises(ConfigError, match=f"Received: .*{received}"):
-            inputs.for_fit(glow, both if wrong else IMAGES, 16, 7, wrong)
+            inputs.for_fit(flow, both if wrong else IMAGES, 16, 7, wrong)
     with pytest.raises(ConfigError, match="y goes with an array"):
-        inputs.for_fit(glow, dataset_of(IMAGES), 16, 7, {"y": given})
+        inputs.for_fit(flow, dataset_of(IMAGES), 16, 7, {"y": given})
 
 
 def test_an_array_of_bytes_is_not_copied(tmp_path):

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from small import fit_phases, small_config
 
-from glow_tf import DivergedError, Glow, LocalObjective, PartsTrainer, phases
+from glow_tf import DivergedError, Flow, LocalObjective, PartsTrainer, phases
 from glow_tf.training.optimizers import FusedAdamax
 
 
 def make_trainer(schedule="sequential", objective=None, **settings):
     settings = {"num_blocks": 1, "flow_steps": 2, "parts": "1,1", "scale": "exp", **settings}
-    trainer = PartsTrainer(Glow(small_config(**settings)), objective=objective)
+    trainer = PartsTrainer(Flow(small_config(**settings)), objective=objective)
     planned = phases(schedule, 2, 2)
     trainer.compile([FusedAdamax(2e-3), FusedAdamax(1e-3)], run_eagerly=True, phases=planned)
     return trainer
@@ -26,7 +26,7 @@ class Spoil(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == self.epoch:
-            bias = self.model.glow.parts[self.part].trainable_variables[0]
+            bias = self.model.flow.parts[self.part].trainable_variables[0]
             bias.assign(bias.numpy() + self.by)
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from small import fit_phases, rewound, small_config, small_glow
 
-from glow_tf import ConfigError, Glow, PartsTrainer, phases, simultaneous
+from glow_tf import ConfigError, Flow, PartsTrainer, phases, simultaneous
 from glow_tf.data.batches import untuned
 from glow_tf.training import FusedAdamax
 
@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.long, pytest.mark.usefixtures("eager_module")]
 
 
 def make_trainer(phases=()):
-    glow = small_glow(perturbed=False, num_blocks=1, parts="1,1", seed=3)
-    trainer = PartsTrainer(glow, seed=7)
+    flow = small_glow(perturbed=False, num_blocks=1, parts="1,1", seed=3)
+    trainer = PartsTrainer(flow, seed=7)
     trainer.compile([FusedAdamax(5e-3) for _ in range(PARTS)], phases=phases)
     return trainer
 
@@ -136,10 +136,10 @@ def test_callbacks_that_keras_ships(callback, small_images, tmp_path):
 def test_epochs_of_the_users_own_length_go_on_where_the_last_one_ended(small_images):
     """Two steps of 32 images are an epoch; the user says three."""
     own = {"batch_size": 32, "steps_per_epoch": 3, "validation_data": None}
-    whole = fit(small_images, epochs=2, **own).glow.get_weights()
+    whole = fit(small_images, epochs=2, **own).flow.get_weights()
     trainer = fit(small_images, epochs=1, **own)
     fit(small_images, trainer=trainer, initial_epoch=1, epochs=2, **own)
-    for a, b in zip(whole, trainer.glow.get_weights(), strict=True):
+    for a, b in zip(whole, trainer.flow.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -156,9 +156,9 @@ def test_an_epoch_is_not_cut_by_steps_that_are_made_together(small_images):
 
 
 def frozen_trainer():
-    glow = small_glow(perturbed=False, num_blocks=1, parts="1,1", seed=3)
-    glow.parts[0].trainable = False
-    trainer = PartsTrainer(glow, seed=7)
+    flow = small_glow(perturbed=False, num_blocks=1, parts="1,1", seed=3)
+    flow.parts[0].trainable = False
+    trainer = PartsTrainer(flow, seed=7)
     trainer.compile([FusedAdamax(1e-9) for _ in range(PARTS)], run_eagerly=True)
     return trainer
 
@@ -171,7 +171,7 @@ def test_every_step_draws_other_noise_if_the_first_part_is_not_trained(small_ima
 
 def test_optimizers_with_the_state_of_other_weights_are_refused():
     trainer = make_trainer()
-    trainer.glow.parts[0].bijectors[1].trainable = False
+    trainer.flow.parts[0].bijectors[1].trainable = False
     with pytest.raises(ConfigError, match=r"new optimizers.* Received: an optimizer for part 1"):
         trainer.compile(trainer.optimizers)
     trainer.compile("adamax")
@@ -240,8 +240,8 @@ def test_an_optimizer_of_another_keras_is_refused():
 
 
 def test_fit_and_evaluate_before_compile_say_what_to_do(small_images):
-    glow = small_glow(perturbed=False)
-    trainer = PartsTrainer(glow)
+    flow = small_glow(perturbed=False)
+    trainer = PartsTrainer(flow)
     with pytest.raises(ConfigError, match=r"compile the trainer before fit, .*compile\(\)"):
         trainer.fit(small_images)
     with pytest.raises(ConfigError, match="compile the trainer before evaluate"):
@@ -260,11 +260,11 @@ def test_a_mixed_policy_of_all_layers_is_refused_and_named():
     keras.config.set_dtype_policy("mixed_float16")
     try:
         with pytest.raises(ConfigError, match=r"mixed_bfloat16.*Received: dtype policy 'mixed_float16'"):
-            Glow(small_config())
+            Flow(small_config())
     finally:
         keras.config.set_dtype_policy("float32")
     with pytest.raises(ConfigError, match=r"float32 or float64; .*Received: dtype policy 'bfloat16'"):
-        Glow(small_config(), dtype="bfloat16")
+        Flow(small_config(), dtype="bfloat16")
 
 
 # One word for better
@@ -278,7 +278,7 @@ def test_optimizers_that_scale_the_loss_are_refused(kind):
     }[kind]
     trainer = usual_trainer()
     with pytest.raises(ConfigError, match=r"do not scale the loss.*Received: "):
-        trainer.compile([scaling() for _ in trainer.glow.parts], rate_scaling="none")
+        trainer.compile([scaling() for _ in trainer.flow.parts], rate_scaling="none")
 
 
 def test_a_loss_is_refused_with_a_sentence():

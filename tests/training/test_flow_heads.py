@@ -8,7 +8,7 @@ from helpers import config, rows_of, train
 from small import copy_of, objectives, small_config, small_glow
 
 import glow_tf
-from glow_tf import ConfigError, Glow, PartsTrainer, phases
+from glow_tf import ConfigError, Flow, PartsTrainer, phases
 from glow_tf.architectures import design_of
 from glow_tf.architectures.partition import relative_cost
 from glow_tf.architectures.schedule import end_to_end, one_part, simultaneous
@@ -20,9 +20,9 @@ FAST = {"tensorboard": False, "sample_every": 0, "export": False, "augment": "no
 
 
 def make_trainer(schedule="simultaneous", part_epochs=2, finetune=1, devices=(), options=None, **changes):
-    glow = Glow(small_config(**{"parts": "across_block:3", **HEAD, **changes}), devices, name="glow")
-    n = len(glow.parts)
-    trainer, planned = PartsTrainer(glow, seed=3), phases(schedule, n, part_epochs, finetune)
+    flow = Flow(small_config(**{"parts": "across_block:3", **HEAD, **changes}), devices, name="glow")
+    n = len(flow.parts)
+    trainer, planned = PartsTrainer(flow, seed=3), phases(schedule, n, part_epochs, finetune)
     trainer.compile([FusedAdamax(5e-3) for _ in range(n)], clip_norm=1.0, phases=planned, **options or {})
     return trainer
 
@@ -68,30 +68,30 @@ def test_another_notation_is_refused(local_prior):
 
 @pytest.mark.parametrize("parts", ["across_block:3", "by_block:2"])
 def test_a_head_that_is_the_rest_gives_the_models_own_likelihood(parts, small_images, eager):
-    glow = small_glow(parts=parts, flow_steps=3, local_prior="flow:8x3", dtype="float64")
-    trainer = PartsTrainer(glow)
+    flow = small_glow(parts=parts, flow_steps=3, local_prior="flow:8x3", dtype="float64")
+    trainer = PartsTrainer(flow)
     for k, head in enumerate(heads_of(trainer)):
-        rest = [b for later in glow.parts[k + 1 :] for b in later.bijectors]
-        own = get_weights_by_step([*rest, glow.parts[-1].base])
+        rest = [b for later in flow.parts[k + 1 :] for b in later.bijectors]
+        own = get_weights_by_step([*rest, flow.parts[-1].base])
         set_weights_by_step([*head.bijectors, head.base], own)
-    whole = glow.bits_per_dim(small_images, trainer.seed)
-    loss, truncated = objectives(trainer, tf.constant(small_images), simultaneous(len(glow.parts)))
-    assert len(truncated) == len(glow.parts)
+    whole = flow.bits_per_dim(small_images, trainer.seed)
+    loss, truncated = objectives(trainer, tf.constant(small_images), simultaneous(len(flow.parts)))
+    assert len(truncated) == len(flow.parts)
     for own in truncated:
         np.testing.assert_allclose(own, whole, rtol=1e-10)
     assert loss.shape == (64,)
 
 
 def test_a_head_is_initialised_on_what_its_part_puts_out(small_images, eager):
-    glow = small_glow(perturbed=False, parts="by_block:2", **HEAD)
-    trainer = PartsTrainer(glow)
-    glow.initialize(small_images)
-    assert (glow.initialized, trainer.initialized) == (True, False)
+    flow = small_glow(perturbed=False, parts="by_block:2", **HEAD)
+    trainer = PartsTrainer(flow)
+    flow.initialize(small_images)
+    assert (flow.initialized, trainer.initialized) == (True, False)
     trainer.initialize(small_images)
     assert trainer.initialized
-    h = glow.enter(small_images, None, glow.config.seed).h
+    h = flow.enter(small_images, None, flow.config.seed).h
     (head,) = heads_of(trainer)
-    h, _ = head.bijectors[0].forward_and_log_det(glow.parts[0].call(h).h)  # its squeeze
+    h, _ = head.bijectors[0].forward_and_log_det(flow.parts[0].call(h).h)  # its squeeze
     with copy_of(head.bijectors[1], 0) as step:
         normed, _ = step.actnorm.forward_and_log_det(h)
     np.testing.assert_allclose(tf.reduce_mean(normed, [0, 1, 2]), np.zeros(h.shape[-1]), atol=1e-4)
@@ -146,8 +146,8 @@ def test_the_model_and_the_test_bpd_do_not_know_of_heads(small_images, monkeypat
         raise AssertionError("the head ran")
 
     found = []
-    for glow in (with_heads, plain):
-        trainer = PartsTrainer(glow)
+    for flow in (with_heads, plain):
+        trainer = PartsTrainer(flow)
         monkeypatch.setattr(trainer.local_objectives[0], "losses", refuse)
         trainer.compile("adamax")
         found.append(trainer.evaluate(small_images, verbose=0, return_dict=True)["bpd"])
@@ -176,5 +176,5 @@ def test_heads_are_saved_and_loaded_with_their_trainer(tmp_path, small_images, e
     assert loaded.initialized
     losses = [objectives(own, images, simultaneous(2))[0] for own in (trainer, loaded)]
     np.testing.assert_array_equal(*losses)
-    glow = glow_tf.load(tmp_path / "trainer.keras")  # the model alone
-    np.testing.assert_array_equal(glow.log_prob(small_images, 0), trainer.glow.log_prob(small_images, 0))
+    flow = glow_tf.load(tmp_path / "trainer.keras")  # the model alone
+    np.testing.assert_array_equal(flow.log_prob(small_images, 0), trainer.flow.log_prob(small_images, 0))

@@ -23,9 +23,9 @@ PHASES = {
 
 
 def make_trainer(phases=(), run_eagerly=False, **changes):
-    glow = small_glow(parts=PARTS, flow_steps=2, local_prior="learned", **changes)
-    trainer = PartsTrainer(glow)
-    trainer.compile([FusedAdam(1e-2) for _ in glow.parts], run_eagerly=run_eagerly, phases=phases)
+    flow = small_glow(parts=PARTS, flow_steps=2, local_prior="learned", **changes)
+    trainer = PartsTrainer(flow)
+    trainer.compile([FusedAdam(1e-2) for _ in flow.parts], run_eagerly=run_eagerly, phases=phases)
     return trainer
 
 
@@ -41,7 +41,7 @@ def test_gradients_outside_the_trained_part_are_none(phase, trainer, small_image
     with tf.GradientTape(persistent=True) as tape:
         losses, _ = objectives(trainer, tf.constant(small_images), phase)
         loss = tf.reduce_mean(losses)
-    for k, part in enumerate(trainer.glow.parts):
+    for k, part in enumerate(trainer.flow.parts):
         gradients = tape.gradient(loss, [v.value for v in part.trainable_variables])
         if k in phase.active:
             assert all(g is not None for g in gradients)
@@ -51,7 +51,7 @@ def test_gradients_outside_the_trained_part_are_none(phase, trainer, small_image
 
 def test_simultaneous_gradients_are_those_of_each_part_alone(trainer, small_images):
     def gradients(phase, k):
-        variables = [v.value for v in trainer.glow.parts[k].trainable_variables]
+        variables = [v.value for v in trainer.flow.parts[k].trainable_variables]
         with tf.GradientTape() as tape:
             losses, _ = objectives(trainer, tf.constant(small_images), phase)
         return tape.gradient(losses, variables)
@@ -65,7 +65,7 @@ def test_simultaneous_gradients_are_those_of_each_part_alone(trainer, small_imag
 
 def test_a_local_gradient_is_that_of_the_truncated_likelihood(trainer, small_images):
     """Eq. 3's two sides: the terms of the earlier parts are constant for the trained part."""
-    variables = [v.value for v in trainer.glow.parts[1].trainable_variables]
+    variables = [v.value for v in trainer.flow.parts[1].trainable_variables]
     with tf.GradientTape(persistent=True) as tape:
         losses, truncated = objectives(trainer, tf.constant(small_images), PHASES["part_2"])
     for a, b in zip(tape.gradient(losses, variables), tape.gradient(truncated[1], variables), strict=True):
@@ -87,7 +87,7 @@ def fitted(request):
     trainer = make_trainer([request.param], run_eagerly=request.param != PHASES["part_2"])
     images = make_small_images(np.random.default_rng(0))
     trainer.initialize(images)
-    before = [[w.numpy() for w in part.weights] for part in trainer.glow.parts]
+    before = [[w.numpy() for w in part.weights] for part in trainer.flow.parts]
     trainer.fit(images[:32], batch_size=32, verbose=0)
     return trainer, before
 
@@ -95,7 +95,7 @@ def fitted(request):
 def test_only_the_trained_parts_change_in_fit(fitted):
     trainer, before = fitted
     phase = trainer.phase
-    for k, part in enumerate(trainer.glow.parts):
+    for k, part in enumerate(trainer.flow.parts):
         same = [np.array_equal(w.numpy(), old) for w, old in zip(part.weights, before[k], strict=True)]
         if k not in phase.active:
             assert all(same), "weights outside the phase must stay bit-identical"
@@ -112,7 +112,7 @@ def test_only_the_trained_parts_change_in_fit(fitted):
 @pytest.mark.parametrize(("phase", "last"), [(PHASES["part_1"], 0), (PHASES["part_2"], 1)], ids=["1", "2"])
 def test_parts_after_the_trained_one_are_not_evaluated(phase, last, trainer, small_images, monkeypatch):
     ran = []
-    for k, part in enumerate(trainer.glow.parts):
+    for k, part in enumerate(trainer.flow.parts):
         call = part.call
         monkeypatch.setattr(part, "call", lambda *a, k=k, call=call: ran.append(k) or call(*a))
     objectives(trainer, tf.constant(small_images), phase)
@@ -125,7 +125,7 @@ def test_the_step_contains_no_backward_convolutions_but_the_trained_parts(k, tra
     batch = (tf.constant(small_images), tf.zeros(small_images.shape))
     step = tf.function(trainer.train_step, autograph=False).get_concrete_function(batch)
     counts = _executed_operations(step.graph.as_graph_def())
-    kernels = [v for v in trainer.glow.parts[k].flow_variables if v.name.endswith("kernel")]
+    kernels = [v for v in trainer.flow.parts[k].flow_variables if v.name.endswith("kernel")]
     sizes = [v.shape[-3] for v in kernels for _ in range(v.shape[0] if "flow_steps" in v.path else 1)]
     # The gradient of a 1×1 kernel is a product of matrices.
     assert counts["Conv2DBackpropFilter"] == sizes.count(3) > 0

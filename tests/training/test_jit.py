@@ -17,8 +17,8 @@ from glow_tf.training.optimizers import FusedAdamax
 
 def train(jit_compile):
     images = make_small_images(np.random.default_rng(0))
-    glow = small_glow(perturbed=False, flow_steps=1, parts="by_block:2")
-    trainer = PartsTrainer(glow, seed=5)
+    flow = small_glow(perturbed=False, flow_steps=1, parts="by_block:2")
+    trainer = PartsTrainer(flow, seed=5)
     trainer.compile(
         [FusedAdamax(5e-3) for _ in range(2)],
         clip_norm=0.5,
@@ -45,13 +45,13 @@ def test_compiled_steps_train_like_steps_that_are_not(compiled):
 @pytest.mark.slow
 def test_a_compiled_step_that_is_not_finite_changes_nothing_and_stops_the_run(compiled, small_images):
     trainer, _ = compiled
-    log_scale = weight_of(trainer.glow.parts[0], "block_1_flow_steps/actnorm_log_scale")
+    log_scale = weight_of(trainer.flow.parts[0], "block_1_flow_steps/actnorm_log_scale")
     sound = log_scale.numpy()
     log_scale.assign(np.full(log_scale.shape, 200.0))
-    before = trainer.glow.get_weights()
+    before = trainer.flow.get_weights()
     with pytest.raises(DivergedError, match=r"not finite in phase .*step \d+ of part 1, at a learning rate"):
         trainer.fit(small_images, batch_size=16, epochs=1, verbose=0)
-    for a, b in zip(before, trainer.glow.get_weights(), strict=True):
+    for a, b in zip(before, trainer.flow.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     log_scale.assign(sound)
 
@@ -72,12 +72,12 @@ def test_no_variable_of_a_step_is_kept_on_the_host():
 def test_a_cache_is_not_for_compiled_steps_on_a_gpu(monkeypatch):
     gpu = [tf.config.PhysicalDevice("GPU:0", "GPU")]
     monkeypatch.setattr(strategies.tf.config, "list_physical_devices", lambda kind=None: gpu)
-    glow = small_glow()
+    flow = small_glow()
     train = TrainConfig(schedule="sequential", part_epochs=2, finetune_epochs=0, cache_prefix=True)
     for given, refused in (("auto", False), ("on", True)):
-        config = RunConfig(workdir="unused", jit_compile=given, model=glow.config, train=train)
+        config = RunConfig(workdir="unused", jit_compile=given, model=flow.config, train=train)
         with pytest.raises(ConfigError, match="must be off or auto") if refused else contextlib.nullcontext():
-            trainer = compiled_trainer(config, glow, phases("sequential", 2, 2), 10)
+            trainer = compiled_trainer(config, flow, phases("sequential", 2, 2), 10)
             assert not trainer.jit_compile
 
 

@@ -9,7 +9,7 @@ import pytest
 from small import small_config
 from tensorflow.python.framework.func_graph import FuncGraph
 
-from glow_tf import Glow, PartsTrainer
+from glow_tf import Flow, PartsTrainer
 from glow_tf.training.optimizers import FusedAdamax
 
 KINDS = {
@@ -35,8 +35,8 @@ def test_a_trainer_that_is_dropped_leaves_no_graph_and_no_layer_behind(kind):
     images = np.zeros((8, 8, 8, 1), np.uint8)
 
     def train():
-        glow = Glow(small_config(flow_steps=1, parts="by_block:2"))
-        trainer = PartsTrainer(glow)
+        flow = Flow(small_config(flow_steps=1, parts="by_block:2"))
+        trainer = PartsTrainer(flow)
         scaled = "size" if optimizer is FusedAdamax else "none"
         options = {"clip_norm": 1.0, "reversible": reversible, "rate_scaling": scaled}
         trainer.compile([optimizer(1e-3) for _ in range(2)], **options)

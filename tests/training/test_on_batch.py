@@ -10,8 +10,8 @@ from glow_tf.training import ScaledSGD
 
 
 def new_trainer(given=()):
-    glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1", condition_shape=given)
-    trainer = PartsTrainer(glow, seed=7)
+    flow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1", condition_shape=given)
+    trainer = PartsTrainer(flow, seed=7)
     trainer.compile([ScaledSGD(1e-2)], max_skipped_steps=0, run_eagerly=bool(given))
     return trainer
 
@@ -32,7 +32,7 @@ def fitted(*members):
     """The weights after one step of `fit` on one batch."""
     trainer = make_trainer((2,) if len(members) == 3 else ())
     trainer.fit(tf.data.Dataset.from_tensors(by_name(*members)), verbose=0)
-    return trainer.glow.get_weights()
+    return trainer.flow.get_weights()
 
 
 @pytest.mark.long
@@ -40,8 +40,8 @@ def test_a_step_on_one_batch_is_a_step_of_fit(small_images, noise):
     trainer = make_trainer()
     logs = trainer.train_on_batch(by_name(small_images, noise), return_dict=True)
     assert np.isfinite(logs["bpd"])
-    assert trainer.glow.initialized
-    for a, b in zip(trainer.glow.get_weights(), fitted(small_images, noise), strict=True):
+    assert trainer.flow.initialized
+    for a, b in zip(trainer.flow.get_weights(), fitted(small_images, noise), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -50,7 +50,7 @@ def test_what_is_given_is_in_the_batch_or_is_y(small_images, noise, apart):
     given = np.eye(2, dtype=np.float32)[np.arange(len(small_images)) % 2]
     trainer, batch = make_trainer((2,)), by_name(small_images, noise)
     trainer.train_on_batch(*((batch, given) if apart else (batch | {"condition": given},)))
-    for a, b in zip(trainer.glow.get_weights(), fitted(small_images, noise, given), strict=True):
+    for a, b in zip(trainer.flow.get_weights(), fitted(small_images, noise, given), strict=True):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ConfigError, match=r"if any, noise, index, condition;.*\{'images': 'uint8"):
         trainer.train_on_batch(small_images)
@@ -86,6 +86,6 @@ def test_what_fit_refuses_is_refused(small_images, name, arguments, settings, me
 def test_a_step_that_is_not_finite_says_what_fit_says(small_images):
     trainer = make_trainer()
     trainer.train_on_batch(small_images)
-    trainer.glow.trainable_variables[0].assign(np.full(trainer.glow.trainable_variables[0].shape, np.nan))
+    trainer.flow.trainable_variables[0].assign(np.full(trainer.flow.trainable_variables[0].shape, np.nan))
     with pytest.raises(DivergedError, match="not finite in phase 'end to end'"):
         trainer.train_on_batch(small_images)

@@ -58,8 +58,8 @@ SMALL = {"parts": "by_block:2", "flow_steps": 1}
 
 def trained(own, images, strategy=None, phases=None, epochs=3, batch_size=16):
     with (strategy or tf.distribute.get_strategy()).scope():
-        glow = small_glow(**SMALL)
-        trainer = glow_tf.PartsTrainer(glow, objective=own)
+        flow = small_glow(**SMALL)
+        trainer = glow_tf.PartsTrainer(flow, objective=own)
         phases = phases or [glow_tf.simultaneous(2)] * epochs
         trainer.compile(glow_tf.TrainConfig(warmup_steps=4), run_eagerly=True, phases=phases)
     return trainer, trainer.fit(images, batch_size=batch_size, epochs=epochs, verbose=0).history
@@ -81,7 +81,7 @@ def test_it_trains_its_part_and_the_bits_reported_are_those_of_the_model(own, sm
     noise = np.random.default_rng(0).random(small_images.shape, np.float32)
     batches = tf.data.Dataset.from_tensor_slices({"images": small_images, "noise": noise}).batch(16)
     found = trainer.evaluate(batches, return_dict=True, verbose=0)
-    nats = trainer.glow.dequantized_log_prob(trainer.glow.dequantized(small_images, noise))
+    nats = trainer.flow.dequantized_log_prob(trainer.flow.dequantized(small_images, noise))
     np.testing.assert_allclose(found["bpd"], -np.mean(nats) / (64 * np.log(2)), rtol=1e-5)
 
 
@@ -94,22 +94,22 @@ class OfTheOutput(glow_tf.LocalObjective):
 
 def test_a_loss_need_not_depend_on_all_of_its_part(small_images):
     for devices in ((), ("CPU:0", "CPU:1")):
-        glow = glow_tf.Glow(small_config(**SMALL), devices, name="glow")
-        trainer = glow_tf.PartsTrainer(glow, objective=OfTheOutput)
+        flow = glow_tf.Flow(small_config(**SMALL), devices, name="glow")
+        trainer = glow_tf.PartsTrainer(flow, objective=OfTheOutput)
         trainer.compile(run_eagerly=True, phases=[glow_tf.simultaneous(2)])
         assert np.isfinite(trainer.fit(small_images[:16], batch_size=16, verbose=0).history["bpd"]).all()
 
 
 def test_its_weights_move_with_its_part_alone(own, small_images):
     for k in (0, 1):
-        glow = small_glow(**SMALL)
-        trainer = glow_tf.PartsTrainer(glow, objective=own)
+        flow = small_glow(**SMALL)
+        trainer = glow_tf.PartsTrainer(flow, objective=own)
         trainer.compile(run_eagerly=True, phases=[glow_tf.one_part(k)])
         trainer.initialize(small_images)
-        before = [weights(part) for part in glow.parts]
+        before = [weights(part) for part in flow.parts]
         of_objective = weights(trainer.local_objectives[0])
         trainer.fit(small_images[:16], batch_size=16, verbose=0)
-        changes = [moved(b, weights(part)) for b, part in zip(before, glow.parts, strict=True)]
+        changes = [moved(b, weights(part)) for b, part in zip(before, flow.parts, strict=True)]
         assert changes == [k == 0, k == 1]
         assert moved(of_objective, weights(trainer.local_objectives[0])) == (k == 0)
 
@@ -124,11 +124,11 @@ def test_its_random_numbers_follow_from_run_step_part_and_replica(small_images):
 
     def train(seed):
         seeds.clear()
-        glow = small_glow(parts="1,1,1", flow_steps=3, num_blocks=1)
-        trainer = glow_tf.PartsTrainer(glow, seed, objective=Seen)
+        flow = small_glow(parts="1,1,1", flow_steps=3, num_blocks=1)
+        trainer = glow_tf.PartsTrainer(flow, seed, objective=Seen)
         trainer.compile(run_eagerly=True, phases=[glow_tf.simultaneous(3)])
         trainer.fit(small_images[:32], batch_size=16, verbose=0)
-        return set(seeds), weights(glow)
+        return set(seeds), weights(flow)
 
     (one, values), (again, same), (other, _) = train(1), train(1), train(2)
     assert one == again
@@ -182,8 +182,8 @@ def test_it_is_saved_with_its_trainer_and_the_model_loads_without_it(own, small_
     trainer.save(tmp_path / "trainer.keras")
     again = keras.saving.load_model(tmp_path / "trainer.keras")
     assert not moved(weights(trainer.local_objectives[0]), weights(again.local_objectives[0]))
-    glow = glow_tf.load(tmp_path / "trainer.keras")
-    np.testing.assert_array_equal(glow.encode(small_images[:4]), trainer.glow.encode(small_images[:4]))
+    flow = glow_tf.load(tmp_path / "trainer.keras")
+    np.testing.assert_array_equal(flow.encode(small_images[:4]), trainer.flow.encode(small_images[:4]))
 
 
 RUN = (

@@ -35,23 +35,23 @@ TURNS = turn_starts(ALTERNATING)
 def train(images, cached):
     sequential = phases("sequential", 2, 4)
     turns = turn_starts(sequential)
-    glow = small_glow(parts="across_block:2", flow_steps=2, perturbed=False)
-    trainer = PartsTrainer(glow, seed=3)
-    trainer.compile([FusedAdamax(5e-3) for _ in glow.parts], phases=sequential)
+    flow = small_glow(parts="across_block:2", flow_steps=2, perturbed=False)
+    trainer = PartsTrainer(flow, seed=3)
+    trainer.compile([FusedAdamax(5e-3) for _ in flow.parts], phases=sequential)
     first = tf.Variable(0, dtype=tf.int64)
     epochs = data.Epochs(first, turns)
     batches = data.training_batches(images, 16, 3, augment="flip_shift", epochs=epochs)
     steps = data.steps_per_epoch(len(images), 16)
     move = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: first.assign((epoch + 1) * steps))
     if cached:
-        trainer.prefix_caches = {sequential[-1]: PrefixCache(glow, 1, len(images))}
+        trainer.prefix_caches = {sequential[-1]: PrefixCache(flow, 1, len(images))}
     run = types.SimpleNamespace(
         cache_noise_epochs=turns,
         prefix_batches=lambda epoch: data.prefix_batches(images, 16, 3, epoch, augment="flip_shift"),
     )
     fill = FillPrefixCaches(run, EpochResult())
     history = fit_phases(trainer, batches, steps_per_epoch=steps, callbacks=[fill, move])
-    return glow.get_weights(), history
+    return flow.get_weights(), history
 
 
 @pytest.mark.slow
@@ -115,17 +115,17 @@ def test_a_cached_turn_pays_for_its_prefix_once():
 def test_a_cache_is_filled_with_what_parts_make_of_their_condition(small_images, rng, eager):
     """Both caches: part 2 reads the condition, too, on what part 1 has made."""
     images, given = small_images[:20], rng.normal(size=(20, 3)).astype(np.float32)
-    glow = small_glow(parts="across_block:3", flow_steps=2, condition_shape=(3,), condition_features=2)
+    flow = small_glow(parts="across_block:3", flow_steps=2, condition_shape=(3,), condition_features=2)
 
     def batches(epoch):
         batches = data.prefix_batches(images, 16, 3, epoch)
         return data.with_members(batches, {"condition": given}, len(images))
 
-    cache = PrefixCache(glow, 2, len(images), PrefixCache(glow, 1, len(images)))
+    cache = PrefixCache(flow, 2, len(images), PrefixCache(flow, 1, len(images)))
     cache.fill(batches, 0)
     for own in batches(0):
-        entered = glow.enter(own["images"], own["noise"])._replace(condition=own["condition"])
-        expected, found = glow.through_parts(entered, stop=2), cache.passage(own["index"])
+        entered = flow.enter(own["images"], own["noise"])._replace(condition=own["condition"])
+        expected, found = flow.through_parts(entered, stop=2), cache.passage(own["index"])
         np.testing.assert_allclose(found.h, expected.h, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, rtol=1e-5)
 
@@ -133,7 +133,7 @@ def test_a_cache_is_filled_with_what_parts_make_of_their_condition(small_images,
 @pytest.mark.long
 def test_a_cache_is_made_of_the_one_before_with_its_noise(small_images, eager):
     images = small_images[:50]
-    glow = small_glow(parts="across_block:3", flow_steps=2)
+    flow = small_glow(parts="across_block:3", flow_steps=2)
     assert cache_noise_epochs(ALTERNATING) == [0, 0, 2, 2, 2, 2, 6, 7]
     assert cache_noise_epochs([one_part(2)] * 2) == [0, 0]
     read = []
@@ -142,18 +142,18 @@ def test_a_cache_is_made_of_the_one_before_with_its_noise(small_images, eager):
         read.append(epoch)
         return data.prefix_batches(images, 16, 3, epoch)
 
-    before = PrefixCache(glow, 1, len(images))
+    before = PrefixCache(flow, 1, len(images))
     before.fill(batches, 2)
-    for weight in glow.parts[1].weights:  # as a turn of part 2 does
+    for weight in flow.parts[1].weights:  # as a turn of part 2 does
         weight.assign(weight * 0.9)
-    extended, alone = PrefixCache(glow, 2, len(images), before), PrefixCache(glow, 2, len(images))
+    extended, alone = PrefixCache(flow, 2, len(images), before), PrefixCache(flow, 2, len(images))
     extended.fill(batches, 2)
     alone.fill(batches, 2)
     assert extended.fill(batches, 2) == 0.0
     for a, b in zip(extended.passage([7, 49])[:2], alone.passage([7, 49])[:2], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
-    resumed = PrefixCache(glow, 2, len(images), PrefixCache(glow, 1, len(images)))
+    resumed = PrefixCache(flow, 2, len(images), PrefixCache(flow, 1, len(images)))
     read.clear()
     resumed.fill(batches, 2)
     assert read == [2, 2]
@@ -186,18 +186,18 @@ def test_a_cache_larger_than_memory_is_refused_with_what_helps(monkeypatch):
     monkeypatch.setattr("glow_tf.core.machine.free_memory", lambda: 1000)
     run = config("run", schedule="sequential", cache_prefix=True)
     trainer = types.SimpleNamespace(
-        phases=phases_of(run), glow=types.SimpleNamespace(design=design_of(run.model))
+        phases=phases_of(run), flow=types.SimpleNamespace(design=design_of(run.model))
     )
     with pytest.raises(ConfigError, match=r"before part 2 must fit .*; train without --cache_prefix"):
         context._make_caches(trainer, 50)
 
 
 def test_the_predicted_size_is_the_caches():
-    glow = small_glow(parts="across_block:3", flow_steps=2)
-    caches = [PrefixCache(glow, k, 100) for k in (1, 2)]
+    flow = small_glow(parts="across_block:3", flow_steps=2)
+    caches = [PrefixCache(flow, k, 100) for k in (1, 2)]
     kept = [v for c in caches for v in tf.nest.flatten(c._kept) if v is not None]
     real = sum(v.shape.num_elements() * 4 for v in kept)
-    assert cache_bytes(design_of(glow.config).layouts, [1, 2], 100) == real
+    assert cache_bytes(design_of(flow.config).layouts, [1, 2], 100) == real
 
 
 def test_a_cache_that_would_never_be_used_is_refused():

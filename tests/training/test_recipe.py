@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from small import fit_phases, small_config
 
-from glow_tf import ConfigError, Glow, PartsTrainer, TrainConfig, data, export, load, phases
+from glow_tf import ConfigError, Flow, PartsTrainer, TrainConfig, data, export, load, phases
 from glow_tf.commands.train import config_of
 from glow_tf.run import lifecycle
 from glow_tf.training import FusedAdamax, make_optimizers
@@ -25,7 +25,7 @@ def small_images(small_images):
 
 def make_trainer(train=None, own=(), parts="by_block:2", devices=(), num_blocks=2, **options):
     config = small_config(flow_steps=1, num_blocks=num_blocks, parts=parts)
-    trainer = PartsTrainer(Glow(config, devices), seed=7)
+    trainer = PartsTrainer(Flow(config, devices), seed=7)
     trainer.compile(
         train, **{"run_eagerly": True, "phases": own, **options}
     )  # sooner than to trace a few steps
@@ -37,7 +37,7 @@ def settings(**changes):
 
 
 def weights(trainer):
-    return [weight.numpy() for weight in trainer.glow.weights]
+    return [weight.numpy() for weight in trainer.flow.weights]
 
 
 def rates_of(trainer):
@@ -83,11 +83,11 @@ def test_the_command_and_python_train_the_same(tmp_path):
     config = config_of([f"--{name}={value}" for name, value in values.items()])
     lifecycle.train(config, export)
     images = data.load(config.data)
-    trainer = PartsTrainer(Glow(load(tmp_path).config, name="glow"), seed=config.seed)
+    trainer = PartsTrainer(Flow(load(tmp_path).config, name="glow"), seed=config.seed)
     trainer.compile(config.train)
     trainer.fit(images.train, verbose=0)
     for path, value in {w.path: w.numpy() for w in load(tmp_path).weights}.items():
-        (own,) = (w for w in trainer.glow.weights if w.path == path)
+        (own,) = (w for w in trainer.flow.weights if w.path == path)
         np.testing.assert_array_equal(own.numpy(), value, err_msg=path)
 
 

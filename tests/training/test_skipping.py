@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from small import rewound, small_config
 
-from glow_tf import DivergedError, Glow, PartsTrainer, phases
+from glow_tf import DivergedError, Flow, PartsTrainer, phases
 from glow_tf.data.batches import untuned
 from glow_tf.devices.strategies import make_strategy
 from glow_tf.run.checkpoints import Checkpoints
@@ -31,9 +31,9 @@ def new(optimizer, strategy="one_device", schedule="end_to_end", **options):
         else {"num_blocks": 1, "parts": "1,1"}
     )
     with make_strategy(strategy).scope():
-        glow = Glow(small_config(n_bits=8, scale="exp", **size), name="glow")
-        n = len(glow.parts)
-        trainer = PartsTrainer(glow, seed=3)
+        flow = Flow(small_config(n_bits=8, scale="exp", **size), name="glow")
+        n = len(flow.parts)
+        trainer = PartsTrainer(flow, seed=3)
         trainer.compile([optimizer() for _ in range(n)], phases=phases(schedule, n, 1), **options)
     return trainer
 
@@ -78,14 +78,14 @@ def test_a_step_that_overflows_is_as_good_as_left_out_and_counted(kind, optimize
     assert [int(optimizer.iterations.numpy()) for optimizer in whole.optimizers] == [4] * len(
         whole.optimizers
     )
-    weights = whole.glow.get_weights()
+    weights = whole.flow.get_weights()
     without = make_trainer(small_images, optimizer, **KINDS[kind])
     fit(without, small_images, [GOOD])
     for optimizer in without.optimizers:
         optimizer.iterations.assign(3)  # a skipped step counts
     history_without = fit(without, small_images, [GOOD])
     assert history_without["skipped_steps"] == [0]
-    for a, b in zip(weights, without.glow.get_weights(), strict=True):
+    for a, b in zip(weights, without.flow.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     # The means are of the two steps that were applied.
     assert np.isfinite(list(history.values())).all()
@@ -108,7 +108,7 @@ def test_replicas_agree_on_what_they_skip(small_images):
     options = {"strategy": "mirrored", "run_eagerly": True}
     trainer = make_trainer(small_images, lambda: FusedAdamax(1e-2), **options)
     fit(trainer, small_images, [GOOD, BAD, GOOD])  # the second replica alone has the image that overflows
-    for variable in [*trainer.glow.variables, *trainer.optimizers[0].variables]:
+    for variable in [*trainer.flow.variables, *trainer.optimizers[0].variables]:
         first, second = trainer.distribute_strategy.experimental_local_results(variable.value)
         np.testing.assert_array_equal(first.numpy(), second.numpy())
         assert np.isfinite(first.numpy()).all()
@@ -131,7 +131,7 @@ def test_too_many_in_a_row_end_the_run(kind, small_images):
 def test_an_epoch_that_skips_every_step_ends_the_run(small_images):
     trainer = make_trainer(small_images, SGD)
     trainer.fit(batches(small_images, [GOOD, BAD]), epochs=1, verbose=0)  # which does not count
-    weight = trainer.glow.parts[0].trainable_variables[0]
+    weight = trainer.flow.parts[0].trainable_variables[0]
     weight.assign(np.full(weight.shape, np.nan))
     with pytest.raises(DivergedError, match="the last of 2 such steps in a row"):
         trainer.fit(batches(small_images, [GOOD, GOOD]), initial_epoch=1, epochs=2, verbose=0)
@@ -152,7 +152,7 @@ def test_a_resumed_run_skips_what_an_uninterrupted_one_skips(small_images, tmp_p
                 Checkpoints(tmp_path, trainer).restore()
             history = trainer.fit(data, initial_epoch=epoch, epochs=epoch + 1, verbose=0).history
             skipped += history["skipped_steps"]
-        return skipped, [*trainer.glow.get_weights(), *(v.numpy() for v in trainer.optimizers[0].variables)]
+        return skipped, [*trainer.flow.get_weights(), *(v.numpy() for v in trainer.optimizers[0].variables)]
 
     (whole, expected), (parts, found) = trained(False), trained(True)
     assert whole == parts == [3, 3]

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from small import fit_phases, make_small_images, perturb, small_config, small_glow, weight_of
 
-from glow_tf import ConfigError, DivergedError, Glow, PartsTrainer, TrainConfig, data, phases
+from glow_tf import ConfigError, DivergedError, Flow, PartsTrainer, TrainConfig, data, phases
 from glow_tf.architectures.schedule import end_to_end, one_part
 from glow_tf.training import FusedAdam, FusedAdamax, make_optimizers
 
@@ -25,9 +25,9 @@ def make_trainer(
     **changes,
 ):
     """One flow step a part, unless told otherwise: tracing is what these tests spend their time on."""
-    glow = small_glow(perturbed=False, **{"flow_steps": 1, "parts": "by_block:2", **changes})
-    n = len(glow.parts)
-    trainer = PartsTrainer(glow, seed=7)
+    flow = small_glow(perturbed=False, **{"flow_steps": 1, "parts": "by_block:2", **changes})
+    n = len(flow.parts)
+    trainer = PartsTrainer(flow, seed=7)
     make = optimizer or (lambda: FusedAdamax(5e-3))
     options = {"clip_norm": clip_norm, "rate_scaling": rate_scaling, "run_eagerly": run_eagerly}
     options["phases"] = phases(schedule, n, part_epochs, finetune)
@@ -78,7 +78,7 @@ def test_each_phase_is_traced_once():
 
 def test_a_part_that_was_frozen_first_trains_in_a_later_phase(small_images):
     """As where a run goes on after part 1: its functions are traced before gradients of them are needed."""
-    trainer = PartsTrainer(Glow(small_config(num_blocks=1, flow_steps=2, parts="1,1")))
+    trainer = PartsTrainer(Flow(small_config(num_blocks=1, flow_steps=2, parts="1,1")))
     trainer.compile([FusedAdamax(5e-3) for _ in range(2)])
     trainer.set_phase(one_part(1))
     trainer.fit(small_images[:16], batch_size=16, verbose=0)
@@ -119,18 +119,18 @@ def test_parts_under_end_to_end_equal_one_part_step_for_step(small_images, eager
     for parts in ("1", "across_block:3"):
         trainer = make_trainer("end_to_end", 1, 0, parts=parts, flow_steps=2, clip_norm=0.5, run_eagerly=True)
         trainer.fit(small_images, batch_size=32, verbose=0)
-        weights.append(trainer.glow.get_flow_weights())
+        weights.append(trainer.flow.get_flow_weights())
     for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 
 
 def test_evaluation_is_the_mean_over_uneven_batches_and_its_error(small_images, eager):
     trainer = make_trainer()
-    perturb(trainer.glow)
+    perturb(trainer.flow)
     result = trainer.evaluate(small_images[:50], batch_size=16, verbose=0, return_dict=True)
     (batch,) = data.evaluation_batches(small_images[:50], 50, seed=7)
-    v = trainer.glow.dequantized(batch["images"], batch["noise"])
-    nll = -trainer.glow.dequantized_log_prob(v).numpy()
+    v = trainer.flow.dequantized(batch["images"], batch["noise"])
+    nll = -trainer.flow.dequantized_log_prob(v).numpy()
     bpd = nll / (64 * np.log(2))
     assert result["bpd"] == pytest.approx(bpd.mean(), rel=1e-5)
     assert result["bpd_se"] == pytest.approx(bpd.std(ddof=1) / np.sqrt(50), rel=1e-3)
@@ -142,7 +142,7 @@ def test_training_twice_gives_the_same_bits(small_images):
     for _ in range(2):
         trainer = make_trainer("alternating", 2, 1)
         fit_phases(trainer, small_images, batch_size=16)
-        runs.append(trainer.glow.get_weights())
+        runs.append(trainer.flow.get_weights())
     for a, b in zip(*runs, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -180,13 +180,13 @@ def test_clipping_scales_the_gradients_of_one_step(small_images, eager):
             schedule, 1, 0, lambda: keras.optimizers.SGD(1.0), clip_norm=0.1, rate_scaling="none"
         )
         trainer.initialize(small_images)
-        before = [[v.numpy() for v in part.trainable_variables] for part in trainer.glow.parts]
+        before = [[v.numpy() for v in part.trainable_variables] for part in trainer.flow.parts]
         trainer.train_step(batch)
         norms = [
             np.sqrt(
                 sum(np.sum((v.numpy() - b) ** 2) for v, b in zip(part.trainable_variables, old, strict=True))
             )
-            for part, old in zip(trainer.glow.parts, before, strict=True)
+            for part, old in zip(trainer.flow.parts, before, strict=True)
         ]
         if schedule == "end_to_end":
             assert np.hypot(*norms) == pytest.approx(0.1, rel=1e-3)
@@ -200,13 +200,13 @@ def test_a_non_finite_step_names_part_step_and_rate_and_changes_nothing(small_im
     small = {"parts": "1,1", "flow_steps": 2, "num_blocks": 1, "run_eagerly": True}
     trainer = make_trainer("end_to_end", 1, 0, **small)
     trainer.initialize(small_images)
-    log_scale = weight_of(trainer.glow.parts[1], "block_1_flow_steps/actnorm_log_scale")
+    log_scale = weight_of(trainer.flow.parts[1], "block_1_flow_steps/actnorm_log_scale")
     log_scale.assign(np.full(log_scale.shape, 200.0))
-    before = trainer.glow.get_weights()
+    before = trainer.flow.get_weights()
     report = r"not finite in phase 'end to end', step 3 of part 2, at a learning rate of [\d.e-]+ \(loss nan "
     with pytest.raises(DivergedError, match=report):
         trainer.fit(small_images, batch_size=16, verbose=0)
-    for a, b in zip(before, trainer.glow.get_weights(), strict=True):
+    for a, b in zip(before, trainer.flow.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -217,7 +217,7 @@ def test_compile_needs_one_optimizer_per_part():
     with pytest.raises(ValueError, match="separate optimizer"):
         trainer.compile([FusedAdam()] * 2)
     with pytest.raises(ValueError, match=r"must name 2 devices, one per part.*Received: \('CPU:0',\)"):
-        Glow(trainer.glow.config, ["CPU:0"])
+        Flow(trainer.flow.config, ["CPU:0"])
 
 
 @pytest.mark.parametrize(
@@ -230,10 +230,10 @@ def test_compile_needs_one_optimizer_per_part():
     ids=str,
 )
 def test_compile_refuses_options_that_no_step_could_have(option):
-    glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
+    flow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
     (name,) = option
     with pytest.raises(ConfigError, match=f"must not be negative. Received: .*{name}="):
-        PartsTrainer(glow).compile("adam", **option)
+        PartsTrainer(flow).compile("adam", **option)
 
 
 def test_fit_takes_tensors_and_keras_arguments(small_images, eager):
@@ -280,14 +280,14 @@ def test_a_finetune_rate_starts_its_own_cosine_without_warmup():
 
 
 def test_a_trainer_whose_cosine_is_over_says_so_before_a_step(small_images):
-    glow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
-    trainer, planned = PartsTrainer(glow), phases("end_to_end", 1, 2)
+    flow = small_glow(perturbed=False, flow_steps=1, num_blocks=1, parts="1")
+    trainer, planned = PartsTrainer(flow), phases("end_to_end", 1, 2)
     trainer.compile(make_optimizers(TrainConfig(), planned, 1, steps_per_epoch=4), phases=planned)
     batches = tf.data.Dataset.from_tensor_slices(small_images).batch(16)
     for given in ({"x": small_images, "batch_size": 16}, {"x": batches}):
         with pytest.raises(ConfigError, match="ends with its step 8, and later epochs would change nothing"):
             trainer.fit(**given, epochs=3, verbose=0)
-    assert not glow.initialized
+    assert not flow.initialized
 
 
 @pytest.mark.parametrize(("beta_2", "expected"), [("0.99", 0.99), ("oai", 0.9)])
@@ -318,8 +318,8 @@ def test_optimizers_by_name_are_made_for_the_trainers_strategy():
 
 
 def test_a_save_that_fails_leaves_the_file_that_was_there(tmp_path, monkeypatch):
-    glow, path = small_glow(flow_steps=1, parts="1"), tmp_path / "model.keras"
-    glow.save(path)
+    flow, path = small_glow(flow_steps=1, parts="1"), tmp_path / "model.keras"
+    flow.save(path)
     before = path.read_bytes()
 
     def half(self, filepath, **kwargs):
@@ -329,6 +329,6 @@ def test_a_save_that_fails_leaves_the_file_that_was_there(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(keras.Model, "save", half)
         with pytest.raises(OSError, match=r"model\.keras could not be written: File too large"):
-            glow.save(path)
+            flow.save(path)
     assert [own.name for own in tmp_path.iterdir()] == ["model.keras"]
     assert path.read_bytes() == before

@@ -62,7 +62,7 @@ def test_parts_that_were_trained_apart_are_the_model_that_was_trained_at_once(pa
     at_once = glow_tf.load(whole)
     found = assemble(parts)
     assert found.sources == tuple(map(str, parts))
-    for mine, others in zip(found.glow.get_weights(), at_once.get_weights(), strict=True):
+    for mine, others in zip(found.flow.get_weights(), at_once.get_weights(), strict=True):
         np.testing.assert_allclose(mine, others, atol=1e-6)
     with open(parts[1] / "history.csv") as file:
         (row,) = csv.DictReader(file)
@@ -74,7 +74,7 @@ def test_the_command_writes_a_preset_and_says_where_each_part_is_from(parts, tmp
     assert cli.run("assemble", [f"--workdirs={listed}", f"--output={tmp_path / 'preset'}"]) == 0
     assert f"part 1 from {parts[0]}\npart 2 from {parts[1]}\n" in capsys.readouterr().out
     images = make_small_images(np.random.default_rng(0))[:4, :, :, :1]
-    expected = assemble(parts).glow.bits_per_dim(images, 0)
+    expected = assemble(parts).flow.bits_per_dim(images, 0)
     np.testing.assert_array_equal(glow_tf.load(tmp_path / "preset").bits_per_dim(images, 0), expected)
 
 

@@ -56,18 +56,18 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("glow", MODELS.values(), ids=MODELS)
-def test_log_densities_of_places_add_up_to_that_of_the_image(glow, small_images, eager):
+@pytest.mark.parametrize("flow", MODELS.values(), ids=MODELS)
+def test_log_densities_of_places_add_up_to_that_of_the_image(flow, small_images, eager):
     images = small_images[:5]
-    glow.initialize(images)
-    maps = place_maps(glow, tf.constant(images))
-    shapes = [shape for part in glow.parts for shape in part.latent_shapes]
-    shapes.append(glow.parts[-1].output_event_shape)
+    flow.initialize(images)
+    maps = place_maps(flow, tf.constant(images))
+    shapes = [shape for part in flow.parts for shape in part.latent_shapes]
+    shapes.append(flow.parts[-1].output_event_shape)
     channels = {size: sum(s[2] for s in shapes if s[:2] == size) for size in maps}
     total = sum(channels[size] * tf.reduce_sum(own[..., 0], [1, 2]) for size, own in maps.items())
-    first = glow.enter(images, 0.5).log_likelihood
-    np.testing.assert_allclose(total + first, glow.score(images)["log_prob"], rtol=1e-4)
-    eps = glow.encode(images).numpy()
+    first = flow.enter(images, 0.5).log_likelihood
+    np.testing.assert_allclose(total + first, flow.score(images)["log_prob"], rtol=1e-4)
+    eps = flow.encode(images).numpy()
     squares = sum(channels[size] * tf.reduce_sum(own[..., 1], [1, 2]) for size, own in maps.items())
     np.testing.assert_allclose(squares, np.square(eps).sum(axis=1), rtol=1e-4)
 
@@ -272,7 +272,7 @@ def test_bad_input_ends_with_a_sentence(
 def test_images_of_several_sizes_and_other_priors_are_named(digits):
     with pytest.raises(ConfigError, match="of one size"):
         NoveltyDetector().fit([digits[0], digits[1, :4]] * 10)
-    with pytest.raises(ConfigError, match=r"prior must be a Glow.*Received: prior=<object"):
+    with pytest.raises(ConfigError, match=r"prior must be a Flow.*Received: prior=<object"):
         NoveltyDetector(object()).fit(digits[:20])
 
 

@@ -59,13 +59,13 @@ np.savez(sys.argv[3], **out)
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     images = (np.random.default_rng(0).integers(0, 256, size=(12, 8, 8, 3))).astype(np.uint8)
-    glow = small_glow(image_shape=(8, 8, 3), n_bits=6, perturbed=False, flow_steps=1, parts="by_block:2")
-    glow.initialize(images)
-    export(glow, folder / "export")
+    flow = small_glow(image_shape=(8, 8, 3), n_bits=6, perturbed=False, flow_steps=1, parts="by_block:2")
+    flow.initialize(images)
+    export(flow, folder / "export")
     np.save(folder / "images.npy", images)
     arguments = [folder / name for name in ("export", "images.npy", "out.npz")]
     run_program(ALONE, *arguments, cwd=folder)
-    return glow, images, dict(np.load(folder / "out.npz")), folder
+    return flow, images, dict(np.load(folder / "out.npz")), folder
 
 
 def test_decode_undoes_encode_but_for_the_cleared_bits(exported):
@@ -77,10 +77,10 @@ def test_decode_undoes_encode_but_for_the_cleared_bits(exported):
 
 
 def test_scores_and_samples_are_the_models(exported):
-    glow, images, out, _ = exported
-    np.testing.assert_allclose(out["log_prob"], glow.log_prob(images, 3), rtol=1e-5)
-    np.testing.assert_allclose(out["bpd"], glow.bits_per_dim(images, 3), rtol=1e-5)
-    np.testing.assert_array_equal(out["sample"], glow.sample(5, 0.7, 2))
+    flow, images, out, _ = exported
+    np.testing.assert_allclose(out["log_prob"], flow.log_prob(images, 3), rtol=1e-5)
+    np.testing.assert_allclose(out["bpd"], flow.bits_per_dim(images, 3), rtol=1e-5)
+    np.testing.assert_array_equal(out["sample"], flow.sample(5, 0.7, 2))
     np.testing.assert_array_equal(out["checked_images"], out["sample"])
     assert out["checked_limited"].tolist() == [False] * 5
     assert out["named"].shape == (2, 8, 8, 3)
@@ -89,15 +89,15 @@ def test_scores_and_samples_are_the_models(exported):
 
 def test_given_a_class_the_endpoints_are_the_models(tmp_path):
     size = {"image_shape": (8, 8, 3), "n_bits": 6, "num_blocks": 1, "flow_steps": 1, "parts": "1"}
-    glow = small_glow(condition_shape=(4,), **size)
+    flow = small_glow(condition_shape=(4,), **size)
     with only_endpoints(*ENDPOINTS):
-        export(glow, tmp_path / "export")
+        export(flow, tmp_path / "export")
     few = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
     given = np.eye(4, dtype=np.float32)[[3, 1, 0, 1]]
     opened = tf.saved_model.load(tmp_path / "export")
     with eagerly():
-        drawn, eps = glow.sample(None, 0.7, 2, given), glow.encode(few, given)
-        scores = glow.log_prob(few, 3, given), glow.score(few, given)["log_prob"]
+        drawn, eps = flow.sample(None, 0.7, 2, given), flow.encode(few, given)
+        scores = flow.log_prob(few, 3, given), flow.score(few, given)["log_prob"]
     np.testing.assert_array_equal(opened.sample_checked(4, 0.7, 2, given)["images"], drawn)
     np.testing.assert_allclose(opened.log_prob(few, 3, given), scores[0], rtol=1e-5)
     np.testing.assert_allclose(opened.serving_default(few, given)["log_prob"], scores[1], rtol=1e-5)
@@ -110,18 +110,18 @@ def test_given_a_class_the_endpoints_are_the_models(tmp_path):
 
 
 def test_what_a_server_calls_scores_at_the_middle_of_the_bins(exported):
-    glow, images, out, _ = exported
-    expected = glow.dequantized_log_prob(glow.dequantized(images, noise=0.5))
+    flow, images, out, _ = exported
+    expected = flow.dequantized_log_prob(flow.dequantized(images, noise=0.5))
     np.testing.assert_allclose(out["served_log_prob"], expected, rtol=1e-5)
     np.testing.assert_allclose(out["served_bits_per_dim"], bits_per_dim(-expected, (8, 8, 3)), rtol=1e-5)
     assert {name for name in out if name.startswith("served_")} == {"served_log_prob", "served_bits_per_dim"}
 
 
 def test_a_seed_for_each_image_gives_what_it_gives_alone(exported):
-    glow, images, out, _ = exported
-    alone = [glow.sample(1, *request)[0] for request in ((0.7, 5), (1.0, 1), (0.0, 5))]
+    flow, images, out, _ = exported
+    alone = [flow.sample(1, *request)[0] for request in ((0.7, 5), (1.0, 1), (0.0, 5))]
     np.testing.assert_array_equal(out["each"], alone)
-    scores = [glow.log_prob(images[k : k + 1], k)[0] for k in range(12)]
+    scores = [flow.log_prob(images[k : k + 1], k)[0] for k in range(12)]
     np.testing.assert_allclose(out["log_prob_each"], scores, rtol=1e-5)
 
 
@@ -135,8 +135,8 @@ def test_seeds_that_are_not_one_for_each_image_are_refused(exported):
 
 @pytest.mark.parametrize("size", [1, 37, 256])
 def test_a_server_gets_the_same_scores_in_batches_of_any_size(exported, size):
-    glow, images, out, _ = exported
-    expected = glow.score(np.resize(images, (size, *images.shape[1:])))["log_prob"]
+    flow, images, out, _ = exported
+    expected = flow.score(np.resize(images, (size, *images.shape[1:])))["log_prob"]
     np.testing.assert_allclose(out[f"batch_of_{size}"], expected, rtol=1e-5)
     np.testing.assert_allclose(out[f"batch_of_{size}"], np.resize(out["served_log_prob"], size), rtol=1e-5)
 
@@ -172,19 +172,19 @@ def test_what_is_beside_a_savedmodel_is_never_removed(exported, tmp_path):
 
 
 def test_a_failed_export_keeps_the_old_one_and_leaves_no_rest(exported, monkeypatch):
-    glow, _, _, folder = exported
+    flow, _, _, folder = exported
     before = (folder / "export" / "saved_model.pb").read_bytes()
     monkeypatch.setattr(tf.saved_model, "save", write_on_a_full_disk)
     with pytest.raises(
         OSError, match=r"^the SavedModel \S+export could not be written: No space left on dev"
     ):
-        export(glow, folder / "export")
+        export(flow, folder / "export")
     assert not (folder / ".export.tmp").exists()
     assert (folder / "export" / "saved_model.pb").read_bytes() == before
 
 
 def test_a_file_in_the_place_of_the_export_is_named_at_once(exported):
-    glow, _, _, folder = exported
+    flow, _, _, folder = exported
     (folder / "file").touch()
     with pytest.raises(OSError, match="there is a file of this name"):
-        export(glow, folder / "file")
+        export(flow, folder / "file")

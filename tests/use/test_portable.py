@@ -29,23 +29,23 @@ def images():
 
 def make_glow(images, shape):
     """Makes a model that is given something, and what it is given with each image, by name."""
-    glow = small_glow(condition_shape=shape, condition_features=3)
+    flow = small_glow(condition_shape=shape, condition_features=3)
     rng = np.random.default_rng(1)
-    given = {n: rng.normal(size=(64, *s)).astype(np.float32) for n, s in glow.config.condition_shapes.items()}
-    glow.initialize(images, condition=of_names(given))
-    return glow, given
+    given = {n: rng.normal(size=(64, *s)).astype(np.float32) for n, s in flow.config.condition_shapes.items()}
+    flow.initialize(images, condition=of_names(given))
+    return flow, given
 
 
-def check(glow, images, run, given):
+def check(flow, images, run, given):
     """Compares `run(file, inputs by name)`, a dict of outputs, with the model, at two batch sizes."""
     for count in (1, 7):
         batch, own = images[:count], {name: values[:count] for name, values in given.items()}
         inputs, condition = {n or "condition": v for n, v in own.items()}, of_names(own)
         (eps,) = run("encode", images=batch, **inputs).values()
-        np.testing.assert_allclose(eps, glow.encode(batch, condition=condition), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(eps, flow.encode(batch, condition=condition), rtol=1e-4, atol=1e-4)
         (decoded,) = run("decode", eps=eps, **inputs).values()
         np.testing.assert_array_equal(decoded, batch)
-        scores, expected = run("score", images=batch, **inputs), glow.score(batch, condition)
+        scores, expected = run("score", images=batch, **inputs), flow.score(batch, condition)
         assert set(scores) == set(expected)
         for name, values in expected.items():
             np.testing.assert_allclose(scores[name], values, rtol=1e-4)
@@ -54,10 +54,10 @@ def check(glow, images, run, given):
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", GIVEN.values(), ids=GIVEN)
 def test_onnx_computes_what_the_model_does(shape, images, tmp_path):
-    glow, given = make_glow(images, shape)
+    flow, given = make_glow(images, shape)
     pytest.importorskip("tf2onnx")
     runtime = pytest.importorskip("onnxruntime")
-    paths = export_onnx(glow, tmp_path / "onnx")
+    paths = export_onnx(flow, tmp_path / "onnx")
     sessions = {path.stem: runtime.InferenceSession(path) for path in paths}
 
     def run(name, **inputs):
@@ -66,7 +66,7 @@ def test_onnx_computes_what_the_model_does(shape, images, tmp_path):
         return dict(zip(names, session.run(None, inputs), strict=True))
 
     assert set(sessions) == {"encode", "decode", "score"}
-    check(glow, images, run, given)
+    check(flow, images, run, given)
 
 
 def test_onnx_without_its_package_says_what_to_install(tmp_path, monkeypatch):

@@ -20,16 +20,16 @@ LIMIT_MB = 12
 
 
 @pytest.fixture(scope="module")
-def glow():
-    glow = small_glow(local_prior="flow:4x1")
-    glow.initialize(make_small_images(np.random.default_rng(0)))
-    return glow
+def flow():
+    flow = small_glow(local_prior="flow:4x1")
+    flow.initialize(make_small_images(np.random.default_rng(0)))
+    return flow
 
 
 @pytest.fixture(scope="module")
-def kept_once(glow, tmp_path_factory):
+def kept_once(flow, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kept") / "mine"
-    glow_tf.save(glow, folder, {"test_bpd": 2.5, "title": "Mine"})
+    glow_tf.save(flow, folder, {"test_bpd": 2.5, "title": "Mine"})
     return folder
 
 
@@ -43,29 +43,29 @@ def bits(model, images):
     return np.asarray(model.bits_per_dim(images, 0))
 
 
-def test_a_preset_is_the_same_model_whole_and_cut(glow, kept, small_images, eager):
+def test_a_preset_is_the_same_model_whole_and_cut(flow, kept, small_images, eager):
     whole = glow_tf.load(kept)
     cut = glow_tf.load(kept, parts="by_block:2", local_prior="learned")
     assert (len(whole.parts), len(cut.parts)) == (1, 2)
-    for model in (whole, cut, glow_tf.Glow.from_preset(kept)):
-        np.testing.assert_allclose(bits(model, small_images), bits(glow, small_images), atol=1e-5)
+    for model in (whole, cut, glow_tf.Flow.from_preset(kept)):
+        np.testing.assert_allclose(bits(model, small_images), bits(flow, small_images), atol=1e-5)
 
 
 def test_half_precision_takes_less_space_and_moves_the_score_a_little(tmp_path, small_images, eager):
-    glow = small_glow(width=128)
+    flow = small_glow(width=128)
     sizes = {}
     for dtype in ("float32", "float16"):
-        glow_tf.save(glow, tmp_path / dtype, weights_dtype=dtype)
+        glow_tf.save(flow, tmp_path / dtype, weights_dtype=dtype)
         sizes[dtype] = (tmp_path / dtype / "model.safetensors").stat().st_size
     assert sizes["float16"] < 0.7 * sizes["float32"]
     found = bits(glow_tf.load(tmp_path / "float16"), small_images)
-    assert 0 < np.abs(found - bits(glow, small_images)).max() < 0.05
+    assert 0 < np.abs(found - bits(flow, small_images)).max() < 0.05
 
 
 def test_a_weight_too_large_for_half_precision_stays_as_it_is(tmp_path):
-    glow = small_glow()
-    glow.parts[0].bijectors[1].weights[0].assign(np.full(glow.parts[0].bijectors[1].weights[0].shape, 1e6))
-    glow_tf.save(glow, tmp_path / "large", weights_dtype="float16")
+    flow = small_glow()
+    flow.parts[0].bijectors[1].weights[0].assign(np.full(flow.parts[0].bijectors[1].weights[0].shape, 1e6))
+    glow_tf.save(flow, tmp_path / "large", weights_dtype="float16")
     loaded = glow_tf.load(tmp_path / "large")
     assert max(np.abs(w).max() for w in loaded.get_weights()) == 1e6
 
@@ -77,27 +77,27 @@ def test_the_card_tells_size_score_and_how_to_load(kept):
     assert store.about(kept)["test_bpd"] == 2.5
 
 
-def test_a_preset_is_replaced_but_nothing_else_is(glow, kept, tmp_path):
-    glow_tf.save(glow, kept, {"title": "Again"})
+def test_a_preset_is_replaced_but_nothing_else_is(flow, kept, tmp_path):
+    glow_tf.save(flow, kept, {"title": "Again"})
     assert store.about(kept) == {"title": "Again"}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     (kept / "notes.txt").write_text("mine")
     for folder in (tmp_path / "other", kept):
         with pytest.raises(OSError, match="must be empty, or hold a preset and nothing else"):
-            glow_tf.save(glow, folder)
+            glow_tf.save(flow, folder)
     assert store.about(kept) == {"title": "Again"}
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
 
 
-def test_a_preset_that_cannot_be_written_leaves_the_old_one(glow, kept, monkeypatch):
+def test_a_preset_that_cannot_be_written_leaves_the_old_one(flow, kept, monkeypatch):
     def full(*_):
         raise OSError("no space")
 
     before = {path.name: path.read_bytes() for path in kept.iterdir()}
     monkeypatch.setattr("glow_tf.store.files.write_arrays", full)
     with pytest.raises(OSError, match="no space"):
-        glow_tf.save(glow, kept, weights_dtype="float16")
+        glow_tf.save(flow, kept, weights_dtype="float16")
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
@@ -193,12 +193,12 @@ LARGE = ("cifar10", "cifar10_small", "fashion_mnist")  # seconds each
 def test_a_preset_of_the_package_loads_and_says_where_it_comes_from(name, eager):
     about = store.about(name)
     assert {"data", "command", "seed", "test_bpd", "test_bpd_se", "licence", "limits"} <= set(about)
-    glow = preset_once(name)
-    given = np.eye(10, dtype=np.float32)[:4] if glow.condition_shapes else None
-    images = glow.sample(4, 0.7, 0, given)
-    assert np.isfinite(glow.bits_per_dim(images, condition=given)).all()
+    flow = preset_once(name)
+    given = np.eye(10, dtype=np.float32)[:4] if flow.condition_shapes else None
+    images = flow.sample(4, 0.7, 0, given)
+    assert np.isfinite(flow.bits_per_dim(images, condition=given)).all()
     assert np.ptp(images.numpy().reshape(4, -1), axis=1).min() > 0
-    np.testing.assert_array_equal(glow.decode(glow.encode(images, given), given), images)
+    np.testing.assert_array_equal(flow.decode(flow.encode(images, given), given), images)
 
 
 def test_the_digits_preset_scores_what_its_card_says():

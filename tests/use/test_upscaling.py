@@ -17,9 +17,9 @@ pytestmark = pytest.mark.long
 
 def make_levels(**changes):
     settings = {"num_blocks": 2, "flow_steps": 1, "width": 8, "seed": 3} | changes
-    glow = glow_tf.Glow(glow_tf.ModelConfig((16, 16, 3), architecture="levels", **settings))
-    glow.initialize(np.random.default_rng(0).integers(60, 200, (64, 16, 16, 3), np.uint8))
-    return glow
+    flow = glow_tf.Flow(glow_tf.ModelConfig((16, 16, 3), architecture="levels", **settings))
+    flow.initialize(np.random.default_rng(0).integers(60, 200, (64, 16, 16, 3), np.uint8))
+    return flow
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +46,10 @@ def test_details_are_added_to_images_of_any_size_and_keep_every_mean(levels, rng
 
 @pytest.mark.parametrize(("n_bits", "equalize"), [(5, 0.0), (3, 0.0), (5, 0.5)])
 def test_means_are_kept_with_fewer_bits(n_bits, equalize, rng, eager):
-    glow = make_levels(n_bits=n_bits, equalize=equalize)
+    flow = make_levels(n_bits=n_bits, equalize=equalize)
     small = rng.integers(60, 200, (3, 8, 8, 3), np.uint8)
-    width = 0 if equalize else glow.dequantize.bin_width  # equalized means are set after the drawing
-    difference = reduced(upscale(glow, small)) - small
+    width = 0 if equalize else flow.dequantize.bin_width  # equalized means are set after the drawing
+    difference = reduced(upscale(flow, small)) - small
     assert np.abs(difference).max() <= max(width / 2, 0.5)
     assert np.abs(difference.mean()) <= 0.1 + width / 16
 

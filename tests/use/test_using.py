@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("eager_module")
 
 
 @pytest.fixture(scope="module")
-def glow():
+def flow():
     return small_glow(parts="1")
 
 
@@ -41,22 +41,22 @@ def images():
 # Scores
 
 
-def test_the_terms_add_up_to_the_score(glow, images):
-    found = evaluate(glow, images, draws=3, seed=5)
+def test_the_terms_add_up_to_the_score(flow, images):
+    found = evaluate(flow, images, draws=3, seed=5)
     assert found.draws.shape == (3, len(images))
     assert list(found.terms) == [
         "dequantisation",
         *(f"block {k}, {what}" for k in (1, 2) for what in ("flow steps", "latents")),
     ]
     np.testing.assert_allclose(sum(found.terms.values()), found.per_image, rtol=1e-5)
-    np.testing.assert_allclose(found.terms["dequantisation"], glow.config.n_bits, rtol=1e-6)
+    np.testing.assert_allclose(found.terms["dequantisation"], flow.config.n_bits, rtol=1e-6)
     assert found.parts == {}
 
 
-def test_the_terms_of_a_part_are_those_of_its_flow_steps_and_latents(glow, images):
+def test_the_terms_of_a_part_are_those_of_its_flow_steps_and_latents(flow, images):
     """The cut is within block 1: part 1 has half of its flow steps, and none of its latents."""
-    cut = glow.recut(parts="across_block:2")
-    found, whole = evaluate(cut, images, seed=5), evaluate(glow, images, seed=5)
+    cut = flow.recut(parts="across_block:2")
+    found, whole = evaluate(cut, images, seed=5), evaluate(flow, images, seed=5)
     assert list(found.parts) == ["part 1", "part 2"]
     np.testing.assert_allclose(sum(found.parts.values()), found.per_image, rtol=1e-5)
     for name, values in whole.terms.items():
@@ -69,19 +69,19 @@ def test_the_terms_of_a_part_are_those_of_its_flow_steps_and_latents(glow, image
 
 @pytest.mark.long
 @pytest.mark.parametrize("count", [1, 50, 300])
-def test_one_draw_is_what_the_trainer_evaluates(glow, rng, count):
+def test_one_draw_is_what_the_trainer_evaluates(flow, rng, count):
     images = rng.integers(0, 129, (count, 8, 8, 1), np.uint8)
-    trainer = glow_tf.PartsTrainer(glow)
+    trainer = glow_tf.PartsTrainer(flow)
     trainer.compile("sgd")
     expected = trainer.evaluate(data.evaluation_batches(images, 16, seed=3), return_dict=True, verbose=0)
-    mean, error = mean_and_error(evaluate(glow, images, seed=3).per_image)
+    mean, error = mean_and_error(evaluate(flow, images, seed=3).per_image)
     assert mean == pytest.approx(expected["bpd"], rel=1e-5)
     if count > 1:
         assert error == pytest.approx(expected["bpd_se"], rel=1e-3)
 
 
-def test_the_importance_weighted_bound_is_below_the_mean_and_exact_for_one_draw(glow, images):
-    one, many = evaluate(glow, images), evaluate(glow, images, draws=4)
+def test_the_importance_weighted_bound_is_below_the_mean_and_exact_for_one_draw(flow, images):
+    one, many = evaluate(flow, images), evaluate(flow, images, draws=4)
     np.testing.assert_allclose(one.tighter, one.per_image, rtol=1e-6)
     assert (many.tighter <= many.per_image + 1e-9).all()
     nats = many.draws * np.log(2) * 64
@@ -98,43 +98,43 @@ def test_scores_by_class_leave_empty_classes_out():
     assert "b" not in found
 
 
-def test_images_of_another_type_or_shape_are_refused(glow, images):
+def test_images_of_another_type_or_shape_are_refused(flow, images):
     for wrong in (images / np.float32(255), images[:, :4], images[:0]):
         with pytest.raises(ConfigError, match="Received"):
-            evaluate(glow, wrong)
-    assert encode(glow, images[:0]).shape == (0, 64)
+            evaluate(flow, wrong)
+    assert encode(flow, images[:0]).shape == (0, 64)
 
 
 # Latents
 
 
-def test_many_images_come_back_in_batches(glow, images, monkeypatch):
+def test_many_images_come_back_in_batches(flow, images, monkeypatch):
     monkeypatch.setattr(latents, "BATCH", 10)
-    eps = encode(glow, images)
+    eps = encode(flow, images)
     assert eps.shape == (64, 64)
-    np.testing.assert_array_equal(decode(glow, eps), images)
+    np.testing.assert_array_equal(decode(flow, eps), images)
 
 
-def test_latents_may_be_tensors_and_of_more_digits_than_the_models(glow, images):
-    eps = encode(glow, images)
+def test_latents_may_be_tensors_and_of_more_digits_than_the_models(flow, images):
+    eps = encode(flow, images)
     for other in (tf.constant(eps), eps.astype(np.float64), eps.tolist()):
-        np.testing.assert_array_equal(decode(glow, other), images)
+        np.testing.assert_array_equal(decode(flow, other), images)
     exact = small_glow("float64")
     with mock.patch.object(exact, "decode", wraps=exact.decode) as decoding:
         decode(exact, np.zeros((1, 64)))
     assert decoding.call_args.args[0].dtype == np.float64
 
 
-def test_drawn_images_are_those_of_sample_and_temperature_0_is_the_mode(glow, monkeypatch):
-    np.testing.assert_array_equal(draw_checked(glow, 5, 0.7, seed=3).images, glow.sample(5, 0.7, 3))
-    np.testing.assert_array_equal(draw_checked(glow, 1, 0.0, seed=0).images, decode(glow, np.zeros((1, 64))))
+def test_drawn_images_are_those_of_sample_and_temperature_0_is_the_mode(flow, monkeypatch):
+    np.testing.assert_array_equal(draw_checked(flow, 5, 0.7, seed=3).images, flow.sample(5, 0.7, 3))
+    np.testing.assert_array_equal(draw_checked(flow, 1, 0.0, seed=0).images, decode(flow, np.zeros((1, 64))))
     monkeypatch.setattr(latents, "BATCH", 2)
     for seed in (0, -1):
-        drawn = draw_checked(glow, 3, 0.7, seed).images
-        np.testing.assert_array_equal(drawn[2:], glow.sample(1, 0.7, seed_of(seed, 1)))
+        drawn = draw_checked(flow, 3, 0.7, seed).images
+        np.testing.assert_array_equal(drawn[2:], flow.sample(1, 0.7, seed_of(seed, 1)))
     assert seed_of(0, 1) not in (0, 1)
     with pytest.raises(ConfigError, match=r"num must be a positive number of images\. Received: num=0"):
-        draw_checked(glow, 0, 0.7, seed=0)
+        draw_checked(flow, 0, 0.7, seed=0)
 
 
 @pytest.mark.long
@@ -159,15 +159,15 @@ def test_conditions_may_be_lists(images):
         encode(model, images[:2], {"a": [[0.0, 1.0], [1.0]], "b": maps[:2]})
 
 
-def test_levels_cover_all_latents_from_the_finest(glow):
-    assert [level.stop - level.start for level in levels(glow)] == [32, 32]
-    assert levels(glow)[0].start == 0
+def test_levels_cover_all_latents_from_the_finest(flow):
+    assert [level.stop - level.start for level in levels(flow)] == [32, 32]
+    assert levels(flow)[0].start == 0
     assert levels(small_glow(num_blocks=1, parts="1")) == [slice(0, 64)]
 
 
-def test_latents_of_another_size_are_refused(glow):
+def test_latents_of_another_size_are_refused(flow):
     with pytest.raises(ConfigError, match=r"shape \(None, 64\).*Received: .* of shape \(2, 63\)"):
-        decode(glow, np.zeros((2, 63)))
+        decode(flow, np.zeros((2, 63)))
 
 
 # Models and images
@@ -175,19 +175,19 @@ def test_latents_of_another_size_are_refused(glow):
 
 @pytest.mark.long
 def test_a_model_is_opened_from_wherever_it_is_kept(exported_once, images, tmp_path):
-    glow, _ = exported_once
-    glow_tf.save(glow, tmp_path / "preset")
-    glow.save(tmp_path / "model.keras")
-    expected = np.asarray(glow.log_prob(images, 0))
+    flow, _ = exported_once
+    glow_tf.save(flow, tmp_path / "preset")
+    flow.save(tmp_path / "model.keras")
+    expected = np.asarray(flow.log_prob(images, 0))
     for path in (tmp_path / "preset", tmp_path / "model.keras"):
         model = glow_tf.load(path)
         assert (model.image_shape, model.dimensions) == ((8, 8, 1), 64)
         np.testing.assert_allclose(model.log_prob(images, 0), expected, rtol=1e-5)
         np.testing.assert_array_equal(decode(model, encode(model, images)), images)
         np.testing.assert_array_equal(
-            draw_checked(model, 3, 0.5, 1).images, draw_checked(glow, 3, 0.5, 1).images
+            draw_checked(model, 3, 0.5, 1).images, draw_checked(flow, 3, 0.5, 1).images
         )
-        np.testing.assert_array_equal(model.sample(2, seed=1), glow.sample(2, seed=1))
+        np.testing.assert_array_equal(model.sample(2, seed=1), flow.sample(2, seed=1))
 
 
 def test_what_is_no_model_is_refused(tmp_path):

@@ -114,9 +114,9 @@ def test_the_bits_of_a_trained_model_are_fewer_and_their_terms_add_up():
 
 
 def test_noise_that_there_is_not_is_refused(exported_once, small_images):
-    glow, _ = exported_once
+    flow, _ = exported_once
     with pytest.raises(ConfigError, match=r"noise must be uniform or variational.*Received: noise='normal'"):
-        evaluate(glow, small_images, noise="normal")
+        evaluate(flow, small_images, noise="normal")
 
 
 def test_a_gradient_that_does_not_fit_into_memory_is_refused(tmp_path, capsys, monkeypatch):

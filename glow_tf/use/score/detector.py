@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 from glow_tf.bijectors.condition import Condition
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.conditions import in_arrays
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.use.score import kept
 from glow_tf.use.score.models import Models
 from glow_tf.use.score.rule import Rule
@@ -48,7 +48,7 @@ class NoveltyDetector(BaseEstimator):
     maps is. Names are those of PyOD and scikit-learn; `predict` returns 0 and 1, as in PyOD.
 
     Args:
-      prior: a `Glow`, or a preset, a workdir or a `.keras` file. Best are levels that were trained on
+      prior: a `Flow`, or a preset, a workdir or a `.keras` file. Best are levels that were trained on
         photographs, which take images of any size. None: `features` alone.
       contamination: the share of images like the good ones that `predict` may flag.
       seed: of the folds and of tuning.
@@ -119,12 +119,12 @@ class NoveltyDetector(BaseEstimator):
         return self
 
     @property
-    def prior_(self) -> Glow | None:
+    def prior_(self) -> Flow | None:
         """The prior, at the size of the images."""
         return self._fitted().models_.prior
 
     @property
-    def tuned_(self) -> Glow | None:
+    def tuned_(self) -> Flow | None:
         """Its copy, tuned on the good images."""
         return self._fitted().models_.tuned
 

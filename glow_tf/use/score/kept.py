@@ -17,7 +17,7 @@ from glow_tf.config.choices import EXPORTS
 from glow_tf.core.durable_files import replaced_folder, write_atomically
 from glow_tf.core.errors import ConfigError
 from glow_tf.core.text_files import json_text, read_json
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.store.files import read_arrays, shapes_of, write_arrays
 from glow_tf.use import exports
 from glow_tf.use.images import check_needed
@@ -89,13 +89,13 @@ def load(kind: type, folder: pathlib.Path, features: keras.Model | None) -> Any:
     return detector
 
 
-def _model(folder: pathlib.Path, precision: str | None) -> Glow | None:
+def _model(folder: pathlib.Path, precision: str | None) -> Flow | None:
     """Returns a model of a detector, which has none without a precision."""
     if precision is None:
         return None
-    glow = store.load(folder, precision=precision)
-    check_needed(glow, glow.image_shape[:2], f"images of {folder}", "use smaller ones")
-    return glow
+    flow = store.load(folder, precision=precision)
+    check_needed(flow, flow.image_shape[:2], f"images of {folder}", "use smaller ones")
+    return flow
 
 
 class _Exported(tf.Module):
@@ -108,7 +108,7 @@ class _Exported(tf.Module):
         super().__init__()
         used, self.weights = copy.copy(detector.models_), []
         if used.prior is not None:
-            self.weights += [w.value for glow in (used.prior, used.tuned) for w in glow.weights]
+            self.weights += [w.value for flow in (used.prior, used.tuned) for w in flow.weights]
         if used.features is not None:
             self.weights += [w.value for w in used.features.network.weights]
             self.features = used.features.arrays

@@ -18,7 +18,7 @@ from glow_tf.core.progress import with_progress
 from glow_tf.model.compiled_model import require_pictures
 from glow_tf.model.conditions import check_given, some_of
 from glow_tf.model.density_model import checked_images
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 from glow_tf.training.trainer import PartsTrainer
 from glow_tf.training.tuned import tuned
 from glow_tf.use.images import fitted
@@ -37,9 +37,9 @@ class Tuner:
       epochs: at most; by default as many as suit so many images. 0: the copy stays the prior.
     """
 
-    def __init__(self, prior: Glow, count: int, seed: int = 0, epochs: int | None = None):
+    def __init__(self, prior: Flow, count: int, seed: int = 0, epochs: int | None = None):
         self.prior, self.count = prior, count
-        self.glow = prior.recut()
+        self.flow = prior.recut()
         settings = tuned({}, count) | {"ema": 0.0}  # EarlyStopping restores weights, not averages
         self.epochs = settings["part_epochs"] if epochs is None else epochs
         self.patience = settings["patience"]
@@ -47,7 +47,7 @@ class Tuner:
             settings |= {"part_epochs": max(epochs, 1), "warmup_steps": min(epochs * count // 12, 100)}
         names = TrainConfig.__dataclass_fields__
         config = TrainConfig(**{name: value for name, value in settings.items() if name in names})
-        self.trainer = PartsTrainer(self.glow, seed=seed)
+        self.trainer = PartsTrainer(self.flow, seed=seed)
         self.trainer.compile(config)
         self._start: list[np.ndarray] = []
 
@@ -60,7 +60,7 @@ class Tuner:
         """
         if not self.epochs:
             return 0
-        self.glow.set_weights(self.prior.get_weights())
+        self.flow.set_weights(self.prior.get_weights())
         state = [variable for optimizer in self.trainer.optimizers for variable in optimizer.variables]
         self._start = self._start or [np.array(variable) for variable in state]
         for variable, value in zip(state, self._start, strict=True):
@@ -101,14 +101,14 @@ class Models:
         self.image_shape = images.shape[1:]
         self.data_dtype = "uint8" if images.dtype == np.uint8 else "float32"
         if prior is not None:
-            glow = store.load(prior) if isinstance(prior, str | os.PathLike) else prior
-            if not isinstance(glow, Glow):
+            flow = store.load(prior) if isinstance(prior, str | os.PathLike) else prior
+            if not isinstance(flow, Flow):
                 raise ConfigError(
-                    "prior must be a Glow, or a preset, a run's workdir or a .keras file. "
+                    "prior must be a Flow, or a preset, a run's workdir or a .keras file. "
                     f"Received: prior={prior!r}"
                 )
-            require_pictures("NoveltyDetector", glow)
-            self.prior = fitted(glow, images.shape[1:3])
+            require_pictures("NoveltyDetector", flow)
+            self.prior = fitted(flow, images.shape[1:3])
             if self.prior is prior:  # which may be trained on
                 self.prior = prior.recut()
             self.image_shape, self.data_dtype = self.prior.image_shape, self.prior.data_dtype
@@ -172,7 +172,7 @@ class Models:
         tuner, rows, ends, good = None, [], [], []
         if self.prior is not None:
             tuner = Tuner(self.prior, len(images), seed, epochs)
-            self.tuned = tuner.glow
+            self.tuned = tuner.flow
         if self.features is not None:
             rows = self.features.rows(images, seed)
         for fold in np.unique(fold_of):

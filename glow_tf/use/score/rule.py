@@ -15,19 +15,19 @@ from glow_tf.bijectors import Bijector, FlowSplit, LastLine, Split
 from glow_tf.bijectors.bijector import Latents, PartOutput, evenly, log_det_by_place, read_by, with_slopes
 from glow_tf.bijectors.condition import Condition
 from glow_tf.bijectors.mode import ALONE, PLAIN, Context, Mode
-from glow_tf.model.glow import Glow
+from glow_tf.model.flow import Flow
 
 Maps = dict[tuple[int, int], tf.Tensor]
 
 
-def place_maps(glow: Glow, images: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN) -> Maps:
+def place_maps(flow: Flow, images: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN) -> Maps:
     """Returns what each resolution of a flow says of its places: (h, w) → [B, h, w, 2].
 
     The first number is the mean log-density per latent number of the place, in nats: log N(eps; 0, I) and the
     log-determinants that belong to the place, without those of dequantisation. The second is the mean square
     of its latents, which is 1 on average where the model is right. Bytes are taken at the middle of the bins.
     """
-    h, condition = glow.enter(images, 0.5).h, glow.checked_condition(condition)
+    h, condition = flow.enter(images, 0.5).h, flow.checked_condition(condition)
     log_dets: Maps = {}
     latents: dict[tuple[int, int], list[tf.Tensor]] = {}
 
@@ -38,13 +38,13 @@ def place_maps(glow: Glow, images: tf.Tensor, condition: Condition = None, mode:
             latents.setdefault(tuple(own.shape[1:3]), []).append(own)
 
     context = ALONE
-    for part in glow.parts:
+    for part in flow.parts:
         context = part.read(condition, mode)
         for bijector in part.bijectors:
             h, eps, log_det = places_in_part(bijector, h, context)
             if not isinstance(bijector, LastLine):  # its density is fixed
                 add(log_det, eps)
-    eps, log_det = log_det_by_place(glow.parts[-1].base, h, context)
+    eps, log_det = log_det_by_place(flow.parts[-1].base, h, context)
     add(log_det, (eps,))
     return {size: _summary(log_dets.get(size, 0.0), tf.concat(own, axis=-1)) for size, own in latents.items()}
 
