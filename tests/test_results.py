@@ -5,11 +5,12 @@ import csv
 import re
 import statistics
 
+import numpy as np
 import pytest
 from small import ROOT
 
 from lab import CONFIGS
-from lab.benchmarks import memory
+from lab.benchmarks import memory, turns
 from lab.studies import comparison, curves
 from lab.studies.study import read_study
 from lab.studies.table import read_table
@@ -632,3 +633,17 @@ def test_how_often_commands_were_killed():
     assert set(counts.values()) == {30}
     ended = [row for row in rows if row["status"] not in ("0", "130", "-2", "-9")]  # by no sentence
     assert all(float(row["seconds"]) < 1 or row["after"] == "new" for row in ended)
+
+
+def test_what_runs_of_the_study_paper_cost():
+    runs = turns.runs_of_variants("paper")
+    page, found = (ROOT / "docs" / "performance.md").read_text(), {}
+    for name, ratios in turns.whole_runs(runs, rows_of(RESULTS / "paper_costs.csv")).items():
+        assert len(ratios) == 7
+        low, median, high = np.percentile(ratios, (2.5, 50, 97.5))
+        predicted = runs[name].cost() / runs["end_to_end"].cost()
+        found[name] = low <= predicted <= high
+        if "end_to_end" not in name and name not in ("pixels", "across_2_sequential"):
+            said = f"| `{name}` | {median:.2f} [{low:.2f}, {high:.2f}] | {predicted:.2f} |"
+            assert said in page
+    assert [name for name, fits in found.items() if not fits] == ["across_2_simultaneous_head"]
