@@ -10,7 +10,7 @@ import pytest
 from small import ROOT
 
 from lab import CONFIGS
-from lab.benchmarks import memory, turns
+from lab.benchmarks import memory, turns, two_devices
 from lab.studies import comparison, curves
 from lab.studies.study import read_study
 from lab.studies.table import read_table
@@ -647,3 +647,21 @@ def test_what_runs_of_the_study_paper_cost():
             said = f"| `{name}` | {median:.2f} [{low:.2f}, {high:.2f}] | {predicted:.2f} |"
             assert said in page
     assert [name for name, fits in found.items() if not fits] == ["across_2_simultaneous_head"]
+
+
+def test_what_two_devices_give():
+    page = (ROOT / "docs" / "distributed.md").read_text()
+    found = two_devices.compared(rows_of(RESULTS / "two_devices.csv"))
+    assert list(found) == list(two_devices.VARIANTS)
+    whole = [bits for _, _, bits in found["one process, end to end"]]
+    for name, seeds in found.items():
+        assert len(seeds) == 3
+        seconds, waits, bits = (sorted(own) for own in zip(*seeds, strict=True))
+        cells = [name, f"{seconds[0]:.1f} to {seconds[-1]:.1f}", f"{waits[0]:.0%} to {waits[-1]:.0%}"]
+        mean = statistics.mean(bits)
+        half_width = T_THREE * statistics.stdev(bits) / len(bits) ** 0.5
+        assert f"| {' | '.join([*cells, f'{mean:.2f} ± {half_width:.2f}'])} |".replace("%", " %") in page
+    for name, said in (("parts on two devices", "behind one"), ("replicas on two devices", "")):
+        behind = [own[2] - bits for own, bits in zip(found[name], whole, strict=True)]
+        half_width = T_THREE * statistics.stdev(behind) / len(behind) ** 0.5
+        assert f"{statistics.mean(behind):.2f} ± {half_width:.2f} {said}".strip() in " ".join(page.split())

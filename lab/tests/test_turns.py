@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from lab.benchmarks.turns import runs_of_variants, timed_phases, whole_runs
+from lab.benchmarks.two_devices import compared
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +38,16 @@ def test_a_run_takes_the_sum_of_its_epochs(runs):
         "across_2": [pytest.approx(64 / 96)] * 2,
         "twice": [2, 2],
     }
+
+
+def test_what_two_devices_give_is_read_at_the_time_of_the_fastest():
+    def run(name, seconds, cpu, bits):
+        own = [(100, 50), *[(seconds, cpu)] * 2]  # the first epoch traces
+        columns = ("variant", "seed", "seconds", "cpu_seconds", "test_bpd")
+        return [
+            dict(zip(columns, map(str, (name, 0, *times, b)), strict=True))
+            for times, b in zip(own, bits, strict=True)
+        ]
+
+    rows = run("parts", 2, 3, (5.0, 4.5, 4.4)) + run("replicas", 4, 8, (5.0, 4.0, 3.8))
+    assert compared(rows) == {"parts": [(2, 0.25, 4.4)], "replicas": [(4, 0, pytest.approx(4.5))]}
