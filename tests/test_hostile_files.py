@@ -172,7 +172,7 @@ def test_code_in_a_keras_file_is_not_run(tmp_path):
     for load in (glow_tf.load, glow_tf.load_trainer):
         for name, said in (
             ("code", "Lambda"),
-            ("other", "a Glow or a PartsTrainer"),
+            ("other", "a Flow or a PartsTrainer"),
             ("bytes", "bytes.keras"),
         ):
             with pytest.raises(ConfigError, match=rf"{name}\.keras .*{said}.*") as refusal:
