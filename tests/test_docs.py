@@ -50,7 +50,7 @@ def test_the_example_of_the_readme_beats_independent_pixels(tmp_path, monkeypatc
     page = ROOT / "README.md"
     names = run_block(page, *RUNS.findall(page.read_text()), tmp_path, monkeypatch)
     # A model that treats every pixel on its own needs 2.42.
-    assert np.mean(names["glow"].bits_per_dim(names["images"].test)) < 2.4
+    assert np.mean(names["flow"].bits_per_dim(names["images"].test)) < 2.4
 
 
 def run_block(page, block, tmp_path, monkeypatch):

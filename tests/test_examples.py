@@ -71,7 +71,7 @@ EXAMPLES = {
     "tfp_user": (
         r"dtype float32, event shape \(8, 8, 1\), batch shape \(\)",
         r"mean log_prob of the test digits: (-1\d\d\.\d) nats\n"
-        r"the same by the Glow itself: +\1 nats",
+        r"the same by the flow itself: +\1 nats",
         r"contrast: 1\.[23]\d ± 0\.0\d, true 1\.30, R-hat (1\.0|0\.9)",
         r"brightness: [12]\.\d\d ± 0\.[01]\d, true 2\.00, R-hat (1\.0|0\.9)",
     ),
@@ -208,7 +208,7 @@ def test_the_serving_client_speaks_to_a_server_as_tensorflow_serving_does(export
     class Server(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            assert self.path == "/v1/models/flow:predict"
+            assert self.path == "/v1/models/glow:predict"
             found = served(images=tf.constant(asked["instances"], tf.uint8))
             columns = {name: values.numpy().tolist() for name, values in found.items()}
             rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
