@@ -9,7 +9,6 @@ then nothing is beside its output. SIGTERM, SIGINT and SIGHUP must end a command
 has not begun yet or has done its work. What the CSV has is not measured again.
 """
 
-import csv
 import functools
 import hashlib
 import os
@@ -32,7 +31,7 @@ import glow_tf
 from glow_tf.commands import cli
 from glow_tf.core.durable_files import UNFINISHED
 from glow_tf.store import checkpoints
-from lab.benchmarks.rows import added_to, measured, reproducible
+from lab.benchmarks.rows import added_to, measured, read, reproducible
 
 EPOCHS = 500  # so many that the run is not over before the last kill
 LONGEST = 12.0  # seconds of training until a kill
@@ -131,8 +130,7 @@ def _train(name: str, kills: list[int], kill: Callable) -> None:
 
 def _history(workdir: pathlib.Path) -> list[dict[str, str]]:
     """Returns what history.csv says of every epoch, but for times and memory."""
-    with (workdir / "history.csv").open(newline="") as file:
-        return [reproducible(row) for row in csv.DictReader(file)]
+    return [reproducible(row) for row in read(workdir / "history.csv")]
 
 
 @functools.cache

@@ -13,7 +13,6 @@ Rows that are in the CSV are not measured again.
 from __future__ import annotations
 
 import concurrent.futures
-import csv
 import multiprocessing
 import pathlib
 import resource
@@ -26,7 +25,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import cli
-from lab.benchmarks.rows import added_to, measured
+from lab.benchmarks.rows import added_to, measured, read
 
 KEY = ("subject", "phase", "flow_steps", "side", "crop", "width", "batch")
 COLUMNS = (*KEY, "above_mb", "peak_mb", "cpu_ms")
@@ -215,8 +214,7 @@ def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:
 def _draw(table: str, path: str) -> None:
     from lab.studies.figures import plt, write_png
 
-    with open(table, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read(table)
     sizes = dict.fromkeys((row["flow_steps"], row["side"]) for row in rows)
     figure, axes = plt.subplots(2, 4, figsize=(13, 6), layout="constrained")
     for axis, (steps, side) in zip(axes.flat, sizes, strict=False):

@@ -15,7 +15,6 @@ repeated. --keep=FOLDER keeps the models, for `lab.benchmarks.unlike`.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import itertools
 import json
@@ -38,7 +37,7 @@ from glow_tf.training import tuned
 from glow_tf.use import evaluate
 from glow_tf.use.evaluation import mean_and_error
 from glow_tf.use.images import fitted
-from lab.benchmarks.rows import added_to, measured
+from lab.benchmarks.rows import added_to, measured, read
 from lab.prior_pictures import held_out, opened
 
 SIDE, TEST = 32, 500
@@ -114,8 +113,7 @@ def _variants(
         return [("", "")]
     if seed == values.seeds[0]:
         return list(itertools.product(values.lengths, values.widths))
-    with open(values.output, newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["seed"] == values.seeds[0]]
+    rows = [row for row in read(values.output) if row["seed"] == values.seeds[0]]
     best = best_of(row for row in rows if (row["set"], row["images"], row["start"]) == (name, count, start))
     return [(best["length"], best["width"])]
 
@@ -154,8 +152,7 @@ def _run(
         if ended:  # it diverged, and said so
             return {"validation_bpd": "inf", "cpu_seconds": taken}
         summary = json.loads((workdir / "summary.json").read_text())
-        with (workdir / "history.csv").open(newline="") as file:
-            validation = min(float(row["validation_bpd"]) for row in csv.DictReader(file))
+        validation = min(float(row["validation_bpd"]) for row in read(workdir / "history.csv"))
         if "untouched" in summary:
             validation = min(validation, summary["untouched"]["validation_bpd"])
         model = load(str(workdir))

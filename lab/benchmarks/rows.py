@@ -11,13 +11,16 @@ from glow_tf.run.history import MEASURED_COLUMNS
 Row = Sequence[Any] | Mapping[str, Any]
 
 
+def read(path: str | pathlib.Path) -> list[dict[str, str]]:
+    """Returns the rows of a CSV."""
+    with pathlib.Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def measured(path: str | pathlib.Path, columns: Sequence[str]) -> set[tuple[str, ...]]:
     """Returns what a CSV's rows have in these columns; nothing if there is no such file."""
-    path = pathlib.Path(path)
-    if not path.exists():
-        return set()
-    with path.open(newline="") as file:
-        return {tuple(row[name] for name in columns) for row in csv.DictReader(file)}
+    rows = read(path) if pathlib.Path(path).exists() else ()
+    return {tuple(row[name] for name in columns) for row in rows}
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ Without virtual devices, parts and replicas are on the GPUs. Rows that are in th
 from __future__ import annotations
 
 import concurrent.futures
-import csv
 import multiprocessing
 import statistics
 import sys
@@ -23,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import cli
-from lab.benchmarks.rows import added_to, measured
+from lab.benchmarks.rows import added_to, measured, read
 
 KEY = ("variant", "seed")
 COLUMNS = (*KEY, "epoch", "seconds", "cpu_seconds", "test_bpd")
@@ -60,10 +59,9 @@ def main(given: flags.FlagValues) -> None:
                 with concurrent.futures.ProcessPoolExecutor(1, fresh) as pool:
                     for epoch, numbers in enumerate(pool.submit(_measure, name, seed, *settings).result(), 1):
                         add((name, seed, epoch, *(f"{number:.4f}" for number in numbers)))
-    with open(given.csv, newline="") as file:
-        for name, seeds in compared(list(csv.DictReader(file))).items():
-            means = map(statistics.mean, zip(*seeds, strict=True))
-            print(name, *(f"{mean:.3f}" for mean in means))
+    for name, seeds in compared(read(given.csv)).items():
+        means = map(statistics.mean, zip(*seeds, strict=True))
+        print(name, *(f"{mean:.3f}" for mean in means))
 
 
 def _measure(

@@ -158,6 +158,11 @@ def curves(rows: Rows, variant: str) -> dict[int, Rows]:
     return _finished(runs) or {seed: h for seed, h in runs.items() if h[0].get("epoch")}
 
 
+def last_bpd(rows: Rows, variant: str) -> dict[int, float]:
+    """Returns the test bits/dim at the end of every finished seed of a variant."""
+    return _last_bpd(_runs(rows, variant))
+
+
 def _runs(rows: Rows, variant: str) -> dict[int, Rows]:
     runs: dict[int, Rows] = {}
     for row in rows:
@@ -171,7 +176,6 @@ def _finished(runs: Mapping[int, Rows]) -> dict[int, Rows]:
 
 
 def _last_bpd(runs: Mapping[int, Rows]) -> dict[int, float]:
-    """Returns the test bits/dim at the end of every finished seed."""
     return {seed: float(history[-1]["test_bpd"]) for seed, history in _finished(runs).items()}
 
 
