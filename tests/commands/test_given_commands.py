@@ -41,7 +41,8 @@ def run(kept, tmp_path, monkeypatch, capsys):
     def go(command, model, *flags):
         name, *action = command.split()
         again = ["--overwrite"] if name == "sample" else []
-        status = cli.run(name, [*action, f"--model={kept / model}", *again, *flags])
+        opened = [f"--model={kept / model}"] if model else []
+        status = cli.run(name, [*action, *opened, *again, *flags])
         printed = capsys.readouterr()
         return printed.out if status == 0 else printed.err
 
@@ -147,5 +148,5 @@ def test_score_is_given_it_too(run, eager, monkeypatch):
     monkeypatch.setattr(settings, "MOST_EPOCHS", 1)
     assert "20 good images" in run("score fit", "label.keras", *DIGITS, "--examples=20")
     assert "of 30 images are flagged" in run(
-        "score check", "label.keras", *DIGITS, "--examples=30", "--false_alarms=0.1"
+        "score check", "", *DIGITS, "--examples=30", "--false_alarms=0.1"
     )
