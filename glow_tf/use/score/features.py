@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Sequence
 
 import keras
@@ -14,6 +15,7 @@ from sklearn.covariance import ledoit_wolf
 from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.progress import with_progress
 from glow_tf.use.latents import batch_of
+from glow_tf.use.score import lite0
 
 MODES = 8
 ROWS_OF_A_MODE = 100  # on average, at least; a mode with a fifth of them is left out
@@ -23,13 +25,16 @@ NONE = -1e9  # the log-weight of a mode that there is not
 
 
 def opened(path: str | os.PathLike) -> keras.Model:
-    """Loads a network from a `.keras` file, in Keras's safe mode: code in the file is refused."""
+    """Loads a network: `lite0`, its wheel, or a `.keras` file, in Keras's safe mode, which refuses code."""
+    if path == lite0.NAME or pathlib.Path(path).suffix == ".whl":
+        return lite0.of_wheel(None if path == lite0.NAME else path)
     try:
         return keras.saving.load_model(path, safe_mode=True)
     except Exception as error:  # whatever Keras raises
         raise ConfigError(
-            "features must be a .keras file of a network that Keras's safe mode loads: without Lambda layers "
-            f"and classes of your own. Received: {str(path)!r}, {in_one_line(str(error))}"
+            f"features must be {lite0.NAME}, or a .keras file of a network that Keras's safe mode loads: "
+            "without Lambda layers and classes of your own. "
+            f"Received: {str(path)!r}, {in_one_line(str(error))}"
         ) from None
 
 
@@ -41,16 +46,16 @@ class Features:
     (Ledoit and Wolf 2004). One Gaussian for all sees less: an edge and a surface vary differently.
 
     Args:
-      network: a Keras model, images [N, H, W, C] → a map [N, h, w, F], or several. It takes pixels as they
-        are, as float32. Grey images are repeated if it takes three channels.
+      network: a Keras model, images [N, H, W, C] → a map [N, h, w, F], or several; or what `opened` takes. It
+        takes pixels as they are, as float32. Grey images are repeated if it takes three channels.
       image_shape: (H, W, C).
 
     Raises:
       ConfigError: the network cannot take such images, or does not return maps.
     """
 
-    def __init__(self, network: keras.Model, image_shape: Sequence[int]):
-        self.network = network
+    def __init__(self, network: keras.Model | str, image_shape: Sequence[int]):
+        self.network = network = opened(network) if isinstance(network, str) else network
         try:
             self._repeats = 3 if (image_shape[-1], network.input_shape[-1]) == (1, 3) else 1
             shapes = [tuple(own.shape) for own in self.maps(tf.zeros((1, *image_shape)))]

@@ -21,6 +21,8 @@ from glow_tf.model.flow import Flow
 from glow_tf.store.files import read_arrays, shapes_of, write_arrays
 from glow_tf.use import exports
 from glow_tf.use.images import check_needed
+from glow_tf.use.score import lite0
+from glow_tf.use.score.features import opened
 from glow_tf.use.score.models import Models
 from glow_tf.use.score.rule import Rule
 
@@ -52,12 +54,14 @@ def save(detector: Any, folder: pathlib.Path) -> None:
         (temporary / ABOUT).write_text(json_text(about), encoding="utf-8")
 
 
-def load(kind: type, folder: pathlib.Path, features: keras.Model | None) -> Any:
-    """Reads what `save` wrote; ConfigError if it is damaged, or of other features."""
+def load(kind: type, folder: pathlib.Path, features: keras.Model | str | None) -> Any:
+    """Reads what `save` wrote; ConfigError if it is damaged, or of other features. `lite0` is known."""
     try:
         about = read_json(folder / ABOUT, MOST_BYTES)
         if about["format"] != FORMAT:
             raise ValueError("another format")
+        if features is None and about["features"] == lite0.NAME:
+            features = opened(lite0.NAME)
         if (about["features"] is None) != (features is None):
             raise ValueError(f"features must be the network that it was fitted with: {about['features']!r}")
         prior, tuned = (_model(folder / name, about["precision"]) for name in (PRIOR, TUNED))

@@ -87,14 +87,14 @@ class Models:
 
     Args:
       prior: as `NoveltyDetector` takes it.
-      network: the frozen network, or None.
+      network: the frozen network, as `Features` takes it, or None.
       images: [N, H, W, C] of the shape and the type that the models shall take; N may be 0.
 
     Raises:
       ConfigError: there are no models, or they cannot take such images.
     """
 
-    def __init__(self, prior: Any, network: keras.Model | None, images: np.ndarray):
+    def __init__(self, prior: Any, network: keras.Model | str | None, images: np.ndarray):
         if prior is None and network is None:
             raise ConfigError("there must be a prior or features. Received: prior=None, features=None")
         self.prior, self.tuned, self.features, self.condition_shapes = None, None, None, {}

