@@ -153,7 +153,8 @@ def case_of(
     used = np.concatenate([fit, test])
     features = features_of(network, images[used])
     seconds = (time.process_time() - start) / len(used)
-    shapes = [(own.shape[1], own.shape[3]) for own in network.outputs]
+    maps = network.compute_output_shape((1, size, size, 3))
+    shapes = [(own[1], own[3]) for own in maps]
     good = Images(images[fit], features[: len(fit)])
     case = Case(good, groups[fit], Images(images[test], features[len(fit) :]), shapes, seed)
     return case, kinds[test], masks[test], seconds
