@@ -3,11 +3,11 @@
     python -m lab.benchmarks.paper --draw=docs/results/paper.png
     python -m lab.benchmarks.paper --runs=runs/studies/paper --data_dir=PATH --images=paper_images.csv
 
-The first reads the CSVs of the study `paper` in docs/results and prints a line for each variant. Its time is
-that of `lab.benchmarks.turns`. Equal time is end to end for as long, between runs of 6, 8, 10 and 12 epochs
-of the same seed, linear in the logarithm of the time. A gap of one seed is as good as those of the variants
-that have several, whose deviations over seeds are pooled. The second scores the test images by the flows that
-runs ended with: how far each image is behind the same seed end to end, its mean and standard error.
+The first reads the CSVs of the study `paper` in docs/results and prints the table's line for each variant.
+Its time is that of `lab.benchmarks.turns`. Equal time is end to end for as long, between runs of 6, 8, 10 and
+12 epochs of the same seed, linear in the logarithm of the time. A gap of one seed is as good as those of the
+variants that have several, whose deviations over seeds are pooled. The second scores the test images by the
+flows that runs ended with: how far each image is behind the same seed end to end, its mean and its error.
 """
 
 from __future__ import annotations
@@ -68,12 +68,25 @@ def main(given: flags.FlagValues) -> None:
         return
     found = costs(read_table(RESULTS / "paper.csv"), times_of(RESULTS / "paper_costs.csv"))
     for name, cost in found.items():
-        equal = cost.at_equal_time or "-"
-        print(f"{name}: {cost.time:.2f}, {cost.bpd.mean:.4f}, {cost.behind}, in equal time {equal}")
+        print(row_of(name, cost))
     if given.draw:
         from lab.studies import figures
 
         figures.write_png(figure(found), pathlib.Path(given.draw))
+
+
+def row_of(name: str, cost: Cost) -> str:
+    """Returns a variant's line of the table."""
+
+    def gap(found: Estimate | None) -> str:
+        if found is None or name in (*LENGTHS[-1:], PIXELS):
+            return "–"
+        ends = (found.mean - found.half_width, found.mean + found.half_width)
+        return f"{found.mean:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]".replace("-", "−")
+
+    cells = (f"`{name}`", cost.bpd.count, f"{cost.time:.2f}", f"{cost.bpd.mean:.3f}", gap(cost.behind))
+    equal = None if name in LENGTHS else cost.at_equal_time
+    return f"| {' | '.join(map(str, cells))} | {gap(equal)} |"
 
 
 def times_of(path: pathlib.Path) -> dict[str, float]:
