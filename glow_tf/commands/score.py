@@ -135,13 +135,12 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
             flush=True,
         )
     detector = NoveltyDetector(prior, max(values.false_alarms, smallest), values.seed, features=network)
-    print(
-        f"{'Fitting to' if prior is None else 'Tuning on'} {len(used.images)} images, four times.", flush=True
-    )
+    print(f"Fitting to {len(used.images)} good images.", flush=True)
     detector.fit(used.images, condition=used.condition)
     detector.save(path)
     print(
-        f"{path}: {len(used.images)} good images. The smallest p-value is {_rounded_up(detector.smallest)}."
+        f"{path}: {len(used.images)} good images, {len(detector.decision_scores_)} of which new ones are "
+        f"compared with. The smallest p-value is {_rounded_up(detector.smallest)}."
     )
 
 

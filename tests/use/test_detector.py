@@ -39,6 +39,13 @@ def detector(digits):
     return NoveltyDetector(prior, epochs=1).fit(digits[:40])
 
 
+@pytest.fixture(scope="module")
+def of_many(detector, digits):
+    """Fitted to 300 images, two of a group."""
+    prior = detector.prior_.recut()
+    return NoveltyDetector(prior, epochs=1).fit(digits, groups=np.repeat(np.arange(150), 2))
+
+
 def flat(level=0):
     return np.full((1, 8, 8, 1), level, np.uint8)
 
@@ -101,6 +108,23 @@ def test_what_is_unlike_the_good_images_is_flagged_and_what_is_like_them_is_not(
     assert detector.predict(frames).all()
     assert detector.predict(shuffled).mean() > 0.9
     assert detector.predict(digits[40:]).mean() < 0.15
+
+
+def test_of_many_good_images_one_copy_is_tuned_on_half_and_scores_the_others(of_many, digits):
+    kept = np.random.default_rng(0).permutation(150)[:75]
+    others = digits[~np.isin(np.repeat(np.arange(150), 2), kept)]
+    # What new ones are compared with are these images' scores by the copy that scores new ones, but for the
+    # rule of scores, which is fitted to all of them or to nine of ten.
+    again, before = of_many.decision_function(others), of_many.decision_scores_
+    assert len(before) == len(others) == 150
+    assert np.corrcoef(again, before)[0, 1] > 0.95
+    assert np.median(np.abs(again - before)) < 0.1
+    assert of_many.smallest == pytest.approx(1 / 151)
+
+
+def test_three_folds_stay_where_so_few_could_not_tell_the_share(detector, digits):
+    strict = NoveltyDetector(detector.prior_.recut(), 1 / 200, epochs=1).fit(digits)
+    assert len(strict.decision_scores_) == 300
 
 
 def test_names_are_those_of_pyod_and_scikit_learn(detector, digits):

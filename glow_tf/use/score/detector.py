@@ -22,6 +22,8 @@ from glow_tf.use.score.rule import Rule
 
 FEWEST = 20  # good images
 FOLDS = 3  # of the good images, on all but one of which a copy is tuned
+MANY = 300  # good images, which a copy is tuned on once: on half of them, or so many as help
+MOST_TUNED = 500
 RULE_FOLDS = 10  # the same for rules, which take no time
 DECIMALS = 4  # of a score: the last digits of what a model computes depend on the batch that an image is in
 
@@ -39,10 +41,11 @@ class NoveltyDetector(BaseEstimator):
     https://arxiv.org/abs/1906.02845; Schirrmeister et al. 2020, https://arxiv.org/abs/2006.10848). `Rule`
     says how this becomes one score, and a map.
 
-    New images are scored by a copy that was tuned on all good ones; the good ones of each of three folds by a
-    copy that was tuned on the others, to the epoch that suits the fold best. So p-values are conformal but
-    for the change of the copy: about the share a of images like the good ones has p ≤ a, on average over the
-    choice of the good images.
+    Of 300 good images and more, a copy is tuned on half, or on 500, to the epoch that suits the others best.
+    It scores these others, and new images: so p-values are conformal but for the choice of the epoch. About
+    the share a of images like the good ones has p ≤ a, on average over the choice of the good images. Fewer
+    good images, and features alone, are cut into three folds: those of each are scored by a copy that was
+    tuned on the others, new images by one that was tuned on all.
 
     Where pixels see nothing, `features` of a frozen network may: `Features` says how likely each place of its
     maps is. Names are those of PyOD and scikit-learn; `predict` returns 0 and 1, as in PyOD.
@@ -58,7 +61,8 @@ class NoveltyDetector(BaseEstimator):
         preprocessing. It stays as it is.
 
     Attributes:
-      decision_scores_: of the good images, [N].
+      decision_scores_: of the good images that were held out, [N]: of 300 and more, those that the copy was
+        not tuned on.
       models_: the models; `image_shape`, `data_dtype` and `condition_shapes` say what they take.
       prior_, tuned_: two of them; None without a prior.
     """
@@ -109,14 +113,14 @@ class NoveltyDetector(BaseEstimator):
         groups = _groups(groups, len(images))
         self.models_ = Models(self.prior, self.features, images)
         self.models_.check(images, condition)
-        folds = self._folds(groups, FOLDS)
+        folds = self._held_out(groups)
         good = self.models_.fit(images, in_arrays(condition), folds, self.seed, self.epochs)
         if bad := sum(~np.isfinite(own).all(axis=(1, 2, 3)) for own in good).astype(bool).sum():
             raise ConfigError(
-                f"the models must be able to score the good images. Received: {bad} of {len(images)} whose "
+                f"the models must be able to score the good images. Received: {bad} of {len(good[0])} whose "
                 "log-density is not finite"
             )
-        self._calibrate(good, groups, images.shape[1:3])
+        self._calibrate(good, groups[np.any(folds, axis=0)], images.shape[1:3])
         return self
 
     @property
@@ -128,6 +132,18 @@ class NoveltyDetector(BaseEstimator):
     def tuned_(self) -> Flow | None:
         """Its copy, tuned on the good images."""
         return self._fitted().models_.tuned
+
+    def _held_out(self, groups: np.ndarray) -> list[np.ndarray]:
+        """Returns which images are held out, [N]: of many once, otherwise each in one of three folds."""
+        if self.models_.prior is not None and len(groups) >= MANY:
+            most = min(len(groups) // 2, MOST_TUNED)
+            order = np.random.default_rng(self.seed % 2**32).permutation(groups.max() + 1)
+            taken = np.cumsum(np.bincount(groups)[order]) <= most
+            kept = np.isin(groups, order[taken])
+            if kept.sum() >= most // 2 and 1 / (1 + (~kept).sum()) <= self.contamination:
+                return [~kept]
+        fold_of = self._folds(groups, FOLDS)
+        return [fold_of == own for own in np.unique(fold_of)]
 
     def _folds(self, groups: np.ndarray, count: int) -> np.ndarray:
         """Returns the fold of each image, which is that of its group."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -25,6 +27,8 @@ from glow_tf.use.images import fitted
 from glow_tf.use.latents import batch_of
 from glow_tf.use.score.features import Features
 from glow_tf.use.score.rule import compared, place_maps
+
+MOST_JUDGES = 500  # of the images that are held out, which choose the epoch
 
 
 class Tuner:
@@ -163,32 +167,38 @@ class Models:
         return [np.concatenate(own) for own in zip(*found, strict=True)]
 
     def fit(
-        self, images: np.ndarray, condition: Condition, fold_of: np.ndarray, seed: int, epochs: int | None
+        self,
+        images: np.ndarray,
+        condition: Condition,
+        folds: Sequence[np.ndarray],
+        seed: int,
+        epochs: int | None,
     ) -> list[np.ndarray]:
-        """Fits the models to all good images, and returns what others say of those of each fold.
+        """Fits the models to good images, and returns what they said of those that were held out, in order.
 
-        They were fitted to the images of the other folds.
+        Each of `folds` says which images are held out, [N]. After several the models are fitted to all
+        images; after a single one they stay as they are.
         """
-        tuner, rows, ends, good = None, [], [], []
+        tuner, rows, ends, found = None, [], [], []
         if self.prior is not None:
-            tuner = Tuner(self.prior, len(images), seed, epochs)
+            count = len(images) if len(folds) > 1 else int((~folds[0]).sum())
+            tuner = Tuner(self.prior, count, seed, epochs)
             self.tuned = tuner.flow
         if self.features is not None:
             rows = self.features.rows(images, seed)
-        for fold in np.unique(fold_of):
-            kept, out = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-            given = some_of(condition, out)
+        for fold in folds:
+            kept, out = np.flatnonzero(~fold), np.flatnonzero(fold)
             if tuner:
-                held_out = images[out] if condition is None else (images[out], given)
+                judges = out[:: math.ceil(len(out) / MOST_JUDGES)]
+                given = some_of(condition, judges)
+                held_out = images[judges] if condition is None else (images[judges], given)
                 ends.append(tuner.tune(images[kept], some_of(condition, kept), held_out))
             if rows:
                 self.features.fit([own[kept] for own in rows], seed)
-            found = self(images[out], given)
-            good = good or [np.empty((len(images), *own.shape[1:]), np.float32) for own in found]
-            for own, part in zip(good, found, strict=True):
-                own[out] = part
-        if tuner:
+            found.append(self(images[out], some_of(condition, out)))
+        if len(folds) > 1 and tuner:
             tuner.tune(images, condition, epochs=int(np.median(ends)))
-        if rows:
+        if len(folds) > 1 and rows:
             self.features.fit(rows, seed)
-        return good
+        order = np.argsort(np.concatenate([np.flatnonzero(fold) for fold in folds]))
+        return [np.concatenate(own)[order] for own in zip(*found, strict=True)]
