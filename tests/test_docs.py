@@ -26,7 +26,7 @@ NAMED = {"flagfile": parsing.configs_folder(), "study": CONFIGS / "studies"}
 RUNS = re.compile(r"^<!-- runs -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 URL = re.compile(r"https?://\S+")
 PROGRAM = re.compile(r"^(?:python train/(\w+)\.py|python -m (lab[.\w]+)|glow-tf (\w+))")
-EXAMPLE = re.compile(r"^python (examples/\w+\.py)( --data_dir=PATH)?$")
+EXAMPLE = re.compile(r"^python (examples/\w+\.py)( .*)?$")
 
 
 def _name(page):
@@ -96,8 +96,8 @@ def test_a_command_names_an_existing_program_and_its_flags(line):
     if words[1] == "--help":
         return
     if example := EXAMPLE.match(line):
-        script, data_dir = example.groups()
-        assert (line if data_dir else script) in (ROOT / script).read_text()
+        script, arguments = example.groups()
+        assert (line if arguments else script) in (ROOT / script).read_text()
         return
     values = _flags(line)
     for word in words[2:]:
@@ -134,6 +134,8 @@ def test_flags_in_the_text_exist(page):
         values = flags.FlagValues()
         importlib.import_module(program).define(values)
         known |= set(values)
+    for example in (ROOT / "examples").glob("*.py"):
+        known |= set(re.findall(r'add_argument\("--(\w+)"', example.read_text()))
     for span in re.findall(r"`(--[^`]+)`", page.read_text()):
         for name in re.findall(r"--(\w+)", span):
             assert name in known or name.removeprefix("no") in known, span

@@ -1,5 +1,6 @@
 """The scripts in examples/: each one runs in an empty folder and prints what it promises."""
 
+import argparse
 import http.server
 import importlib
 import json
@@ -15,9 +16,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from small import ROOT, perturb, small_levels
 
 import glow_tf
+from glow_tf.commands import cli
+from glow_tf.use.score import kept, lite0
 
 TFDS = ROOT.parent / "shared" / "tfds"
 OF_CIFAR10 = ("denoising", "super_resolution", "unusual_where")
@@ -229,8 +233,51 @@ def test_the_serving_client_speaks_to_a_server_as_tensorflow_serving_does(export
     np.testing.assert_allclose(bits, client.from_folder(str(exported_once[1]), images), rtol=1e-6)
 
 
+@pytest.mark.long
+def test_the_traffic_light_says_of_each_picture_what_the_detector_does(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    traffic_light = importlib.import_module("traffic_light")
+    rng = np.random.default_rng(0)
+    good = rng.integers(90, 110, (40, 16, 16, 3)).astype(np.uint8)
+    inputs = keras.Input((16, 16, 3))
+    network = keras.Model(inputs, keras.layers.AveragePooling2D(2)(inputs), name=lite0.NAME)
+    detector = glow_tf.NoveltyDetector(None, features=network).fit(good)
+    detector.save(tmp_path / "detector")
+    monkeypatch.setattr(kept, "opened", lambda _: network)  # it has no weights to fetch
+    monkeypatch.chdir(tmp_path)
+    assert cli.run("export", ["--model=detector", "--format=onnx"]) == 0
+    assert cli.run("export", ["--model=detector", "--image_size=8", "--output=other"]) == 1
+    assert "fit --image_size chooses. Received: image_size=8" in capsys.readouterr().err
+    bad = good[0].copy()
+    bad[4:8, 10:14] = 255
+    camera = tmp_path / "camera"
+    camera.mkdir()
+    for name, pixels in (("1.png", good[1]), ("2.png", bad)):
+        wide = np.pad(pixels, [(0, 0), (6, 6), (0, 0)])
+        Image.fromarray(wide).save(camera / name)
+    (camera / "3.jpg").write_bytes(b"half of a picture")
+    os.utime(camera / "3.jpg", (0, 0))
+    given = argparse.Namespace(
+        detector="exported/detector.onnx", camera=camera, red=0.03, yellow=0.1, threads=1, once=True
+    )
+    for _ in range(2):  # the second time all have been seen
+        traffic_light.main(given)
+    lines = (camera / "scores.csv").read_text().splitlines()
+    expected = detector.p_value(np.stack([good[1], bad]))
+    assert [line.split(",")[:3] for line in lines[1:3]] == [
+        ["1.png", f"{expected[0]:.4g}", "green"],
+        ["2.png", f"{expected[1]:.4g}", "red"],
+    ]
+    row, column = map(int, lines[2].split(",")[3:])
+    assert 3 <= row <= 8
+    assert 15 <= column <= 20  # of the picture, whose middle was looked at
+    assert lines[3].startswith('3.jpg,,"unreadable: ') or lines[3].startswith("3.jpg,,unreadable: ")
+    assert len(lines) == 4
+
+
 def test_every_example_is_run():
-    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {*EXAMPLES, "traffic_light"}
 
 
 TINY = (
