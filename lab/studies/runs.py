@@ -122,6 +122,12 @@ class Run:
         return (self.workdir / SUMMARY).exists() or bool(self.failure)
 
     @property
+    def device(self) -> str:
+        """What it ran on, as its summary says; empty before its end."""
+        path = self.workdir / SUMMARY
+        return str(json.loads(read_text(path)).get("device", "")) if path.exists() else ""
+
+    @property
     def failure(self) -> str:
         """Why the run failed; empty if it did not."""
         path = self.workdir / FAILURE
@@ -172,6 +178,11 @@ class SavedRun(Run):
     def fingerprint(self) -> str:
         """See base; empty in tables of the time before there were fingerprints."""
         return self.rows[0].get("settings", "")
+
+    @property
+    def device(self) -> str:
+        """See base; empty in older tables."""
+        return self.rows[0].get("device", "")
 
     @property
     def finished(self) -> bool:

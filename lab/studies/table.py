@@ -25,14 +25,15 @@ Key = tuple[str, ...]
 def table_of(study: Study, runs: Sequence[Run]) -> str:
     """Returns the study's CSV: one row per run and epoch.
 
-    Columns: `variant`, `seed`, the tuned flag if there is one, `settings` (see `Run.fingerprint`), `outcome`
+    Columns: `variant`, `seed`, the tuned flag if there is one, `settings` (see `Run.fingerprint`), `device`,
+    `outcome`
     (`finished`, `unfinished`, or the reason why the run failed), `predicted_cost` of the epoch (an end-to-end
     epoch of the same model is 1), and the columns of history.csv.
     """
     rows, found = [], set()
     for run in runs:
         outcome = run.failure or (FINISHED if run.finished else UNFINISHED)
-        first = {**_key(study, run), "settings": run.fingerprint, "outcome": outcome}
+        first = {**_key(study, run), "settings": run.fingerprint, "device": run.device, "outcome": outcome}
         history = run.history()
         rows += [
             {**row, **first, "predicted_cost": f"{cost:.6f}"}
@@ -44,7 +45,7 @@ def table_of(study: Study, runs: Sequence[Run]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(
         text,
-        [*_key_columns(study), "settings", "outcome", "predicted_cost", *columns],
+        [*_key_columns(study), "settings", "device", "outcome", "predicted_cost", *columns],
         lineterminator="\n",
         extrasaction="ignore",  # empty columns of saved rows: of variants with more parts, since removed
     )
@@ -54,7 +55,7 @@ def table_of(study: Study, runs: Sequence[Run]) -> str:
 
 
 def read_table(path: str | pathlib.Path) -> list[Mapping[str, str]]:
-    """Reads a study's CSV; see `table_of`. Older tables have no column `settings`.
+    """Reads a study's CSV; see `table_of`. Older tables have no column `settings` or `device`.
 
     Raises:
       ConfigError: the file does not exist, or is not a study's table.

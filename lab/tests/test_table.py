@@ -31,7 +31,7 @@ def finish(run):
     for epoch, phase in enumerate(HISTORY[run.variant.name], start=1):
         lines.append(f"{epoch},{phase},{2 * epoch},{6 - epoch},{local},{7 - epoch}")
     (run.workdir / "history.csv").write_text("\n".join(lines) + "\n")
-    (run.workdir / "summary.json").write_text("{}")
+    (run.workdir / "summary.json").write_text('{"device": "a CPU"}')
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def path(tmp_path):
 
 
 def without_settings(path):
-    """Makes the table one of the time before it had the column."""
+    """Makes the table one of the time before it had the columns."""
     rows = list(csv.DictReader(path.read_text().splitlines()))
     with path.open("w", newline="") as file:
-        names = [name for name in rows[0] if name != "settings"]
+        names = [name for name in rows[0] if name not in ("settings", "device")]
         writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -83,7 +83,8 @@ def test_what_a_table_holds_is_not_run_again(path, tmp_path, old):
     assert [run.finished for run in found] == [True, True, True, False]
     assert [run.failure for run in found] == ["", "", "Training stopped: NaN", ""]
     before, again = read_table(path), list(csv.DictReader(table_of(study, found[:3]).splitlines()))
-    assert again == ([{**row, "settings": ""} for row in before] if old else before)
+    assert again == ([{**row, "settings": "", "device": ""} for row in before] if old else before)
+    assert old or [row["device"] for row in before] == ["a CPU"] * 6 + [""]
     path.write_text(table_of(study, found[:3]))
     assert [run.finished for run in with_saved_rows(study, runs, path)] == [True, True, True, False]
 
