@@ -4,23 +4,26 @@
     glow-tf score check --dataset=folder:NEW --false_alarms=0.05
 
 `fit` tunes --model, a prior that has not seen the images, on 20 good ones or more, and writes --calibration,
-a folder with all that `check` needs, but for a --features file. --features=lite0 looks at images of 448×448
-by a small network instead of pixels: it sees small defects better. In images of 32×32 cifar10_small sees
-damages better than photographs, and is faster. `check` writes a folder, --output: scores.csv with a p-value,
-a flag and a reason for each image; heat/, each flagged image beside maps of what is unusual in it, of all
-resolutions together and of each; and worst.html, a page that shows the most unusual ones, on which the rate
-can be changed. In scores.csv a name that a spreadsheet would take as a formula, such as `=a.png`, has an
-apostrophe before it. An image is flagged if its p-value is at most --false_alarms: about this share of images
-like the good ones is flagged as well, on average. `glow_tf.NoveltyDetector` is the same from Python.
+a folder with all that `check` needs, but for a --features file. --model=prior is photographs, or
+photographs_grey for grey images. --features=lite0 looks at images of 448×448 by a small network instead of
+pixels: it sees small defects better. In images of 32×32 cifar10_small sees damages better than photographs,
+and is faster. `check` writes a folder, --output: scores.csv with a p-value, a flag and a reason for each
+image; heat/, each flagged image beside maps of what is unusual in it, of all resolutions together and of
+each; and worst.html, a page that shows the most unusual ones, on which the rate can be changed. In scores.csv
+a name that a spreadsheet would take as a formula, such as `=a.png`, has an apostrophe before it. An image is
+flagged if its p-value is at most --false_alarms: about this share of images like the good ones is flagged as
+well, on average. `glow_tf.NoveltyDetector` is the same from Python.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 import pathlib
 import types
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,20 +31,20 @@ import numpy as np
 from absl import flags
 
 from glow_tf.commands import input_flags, model_flags, parsing
-from glow_tf.config import INPUT, TARGET, file_of, folder_of
+from glow_tf.config import INPUT, PRIOR, PRIORS, TARGET, file_of, folder_of
 from glow_tf.core import html_page
 from glow_tf.core.durable_files import WRITTEN, check_place, replaced_files
 from glow_tf.core.errors import ConfigError, printable
 
 if TYPE_CHECKING:
+    from glow_tf.model.flow import Flow
     from glow_tf.use import NoveltyDetector, UsedImages
 
 ACTIONS = ("fit", "check")
 FLAGS_OF = {"fit": ("model", "image_size", "seed"), "check": ("output", "worst")}  # those of one action alone
-PRIOR = "photographs"
 ALONE = (
     "Features alone, of images of {} pixels: they see small defects better than pixels do. "
-    "--model=photographs looks at pixels, too, which takes long at such a size."
+    "--model=prior looks at pixels, too, which takes long at such a size."
 )
 TRAINED_ON = (
     "WARNING: the model was trained on some of these images, which it knows before it is tuned on them. "
@@ -123,7 +126,7 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
         prior, used = None, _images_for(values, network)
         print(ALONE.format("×".join(map(str, used.images.shape[1:3]))))
     else:
-        prior, used = input_flags.model_and_images(values, model_flags.model_of(values))
+        prior, used = _prior_and_images(values, alone=network is None)
     if prior is not None and trained_on(values, used.images):
         print(TRAINED_ON)
     smallest = 1 / (1 + len(used.images))
@@ -136,12 +139,32 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
         )
     detector = NoveltyDetector(prior, max(values.false_alarms, smallest), values.seed, features=network)
     print(f"Fitting to {len(used.images)} good images.", flush=True)
-    detector.fit(used.images, condition=used.condition)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "tuning made good images")  # it is printed
+        detector.fit(used.images, condition=used.condition)
+    if detector.models_.warning:
+        print(f"WARNING: {detector.models_.warning}.")
     detector.save(path)
     print(
         f"{path}: {len(used.images)} good images, {len(detector.decision_scores_)} of which new ones are "
         f"compared with. The smallest p-value is {_rounded_up(detector.smallest)}."
     )
+
+
+def _prior_and_images(values: flags.FlagValues, alone: bool) -> tuple[Flow, UsedImages]:
+    """Returns the model, and images in its shape; `alone`, PRIOR of grey images is that of one channel."""
+    from glow_tf.use.images import FILLED, fitted
+
+    chosen = values.model == PRIOR
+    if chosen:
+        values.model = PRIORS[3]
+    prior, used = input_flags.model_and_images(values, model_flags.model_of(values))
+    if chosen and alone and FILLED in used.notes:
+        values.model = PRIORS[1]
+        print(f"{values.model} looks at one of them.")
+        used = dataclasses.replace(used, images=used.images[..., :1])
+        prior = fitted(model_flags.model_of(values), used.images.shape[1:3])
+    return prior, used
 
 
 def _images_for(values: flags.FlagValues, network: Any) -> UsedImages:

@@ -65,7 +65,7 @@ def asked(values: flags.FlagValues) -> settings.Asked:
         return found
     if found.init_from != configuration.PRIOR:
         return found._replace(start=_start(found.init_from) if found.init_from else None)
-    installed = {n: name for n, name in settings.PRESETS.items() if name in store.names()}
+    installed = {n: name for n, name in configuration.PRIORS.items() if name in store.names()}
     return found._replace(priors={n: _start(name) for n, name in installed.items()})
 
 

@@ -13,6 +13,7 @@ from glow_tf.config.choices import MOST_EQUALIZED as MOST_EQUALIZED
 from glow_tf.config.choices import MOST_SIDE as MOST_SIDE
 from glow_tf.config.choices import PERMUTATIONS as PERMUTATIONS
 from glow_tf.config.choices import PRIOR as PRIOR
+from glow_tf.config.choices import PRIORS as PRIORS
 from glow_tf.config.choices import RATE_SCALINGS as RATE_SCALINGS
 from glow_tf.config.choices import SAME_FUNCTION as SAME_FUNCTION
 from glow_tf.config.choices import SCHEDULES as SCHEDULES

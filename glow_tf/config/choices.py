@@ -18,7 +18,8 @@ RATE_SCALINGS = ("size", "none")
 RATE_SCHEDULES = ("constant", "cosine")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "part_parallel")
 COMPILERS = ("auto", "on", "off")
-PRIOR = "prior"  # as what a run starts from: the preset that fits its images
+PRIOR = "prior"  # as what a run or a detector starts from: the one of these that fits its images
+PRIORS = {3: "photographs", 1: "photographs_grey"}  # channels → the preset
 NOISES = ("uniform", "variational")  # of dequantisation, where bits are measured
 EXPORTS = ("savedmodel", "onnx")
 

@@ -30,8 +30,6 @@ OF_A_GLOW += ("part_devices", "reversible", "cache_prefix")
 # As in the configs of the small Glows of CIFAR-10 (3 × 8 flow steps) and of the digits (1 × 12).
 LEAST_SIDE = 4  # of the last block's squeezed images
 WIDTH = 96
-# Channels of the images → the preset that a run starts from.
-PRESETS = {3: "photographs", 1: "photographs_grey"}
 MODEL = tuple(setting.name for setting in settings_of(ModelConfig))
 OF_MODELS = tuple(name for name in MODEL if name not in SAME_FUNCTION)  # what a start gives a run
 FEWEST = 20  # images of which some are held out

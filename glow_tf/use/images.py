@@ -23,6 +23,7 @@ from glow_tf.model.flow import Flow
 # Of memory: per pixel and channel of the networks, for a gradient also per flow step (measured: 5); and
 # per pixel where tiles hold the networks (measured: 90).
 BYTES, BYTES_BESIDE = 8, 100
+FILLED = "Grey images fill all three channels."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _as_used(
     """Returns examples as images of a model's channels; ConfigError if they have another shape."""
     images = _in_shape(examples.images, image_shape, dataset)
     if images is not examples.images:
-        notes = (*notes, "Grey images fill all three channels.")
+        notes = (*notes, FILLED)
     named = examples.names is not None
     names = examples.names.tolist() if named else [f"{place:06d}" for place in range(len(images))]
     return UsedImages(images, tuple(names), examples.labels, class_names, tuple(notes), examples.condition)

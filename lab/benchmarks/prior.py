@@ -31,7 +31,7 @@ from PIL import Image
 
 from glow_tf import DataConfig, data
 from glow_tf.commands import cli
-from glow_tf.run import settings
+from glow_tf.config import PRIORS
 from glow_tf.store import load
 from glow_tf.training import tuned
 from glow_tf.use import evaluate
@@ -167,7 +167,7 @@ def _run(
 
 def _untouched(test: np.ndarray) -> str:
     """Returns what a set's prior needs for its test images, as it comes."""
-    prior = fitted(load(settings.PRESETS[test.shape[-1]]), test.shape[1:3])
+    prior = fitted(load(PRIORS[test.shape[-1]]), test.shape[1:3])
     return f"{evaluate(prior, test).per_image.mean():.6f}"
 
 

@@ -14,7 +14,7 @@ import glow_tf
 from glow_tf import data
 from glow_tf.commands import cli, parsing
 from glow_tf.commands import train as train_command
-from glow_tf.run import settings, start
+from glow_tf.run import start
 from glow_tf.run.checksums import fingerprints
 from glow_tf.run.flags_file import read_config
 from glow_tf.run.settings import IMAGES
@@ -70,7 +70,7 @@ def preset(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def installed(preset, monkeypatch):
-    monkeypatch.setattr(settings, "PRESETS", {3: str(preset)})
+    monkeypatch.setattr(train_command.configuration, "PRIORS", {3: str(preset)})
     monkeypatch.setattr(train_command.store, "names", lambda: [str(preset)])
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -20,6 +21,7 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.data.arrays import fingerprint
 from glow_tf.run.checksums import write_data
 from glow_tf.use import NoveltyDetector
+from glow_tf.use.score.models import Models
 from glow_tf.use.score.rule import Rule, place_maps
 
 pytestmark = pytest.mark.long
@@ -125,6 +127,32 @@ def test_of_many_good_images_one_copy_is_tuned_on_half_and_scores_the_others(of_
 def test_three_folds_stay_where_so_few_could_not_tell_the_share(detector, digits):
     strict = NoveltyDetector(detector.prior_.recut(), 1 / 200, epochs=1).fit(digits)
     assert len(strict.decision_scores_) == 300
+
+
+def test_a_prior_that_knew_the_good_images_is_told(detector, tmp_path, monkeypatch, capsys):
+    assert detector.models_.gain > 0.1
+    assert not detector.models_.warning
+    monkeypatch.chdir(tmp_path)
+    known = r"only -?0\.0\d\d bits/dim likelier: the prior knew such images"
+    assert run("fit", "--model=digits", "--dataset=digits", "--split=train", "--examples=20") == 0
+    assert re.search(f"WARNING: tuning made .* {known}", capsys.readouterr().out)
+    with pytest.warns(UserWarning, match=known):
+        NoveltyDetector("digits", epochs=1).fit(load_digits().images[:20, ..., None].astype(np.uint8) * 8)
+
+
+def test_the_prior_is_chosen_by_the_channels_of_the_images(tmp_path, capsys):
+    grey, colours = np.zeros((20, 32, 32, 1), np.uint8), np.zeros((20, 32, 32, 3), np.uint8)
+    for images, channels in ((grey, 1), (colours, 3)):
+        assert Models("prior", None, images).prior.config.image_shape[-1] == channels
+    values = flags.FlagValues()
+    command.define(values)
+    for kind, name in ((grey, "photographs_grey"), (colours, "photographs")):
+        np.save(tmp_path / "images.npy", kind)
+        values(["score", f"--dataset=file:{tmp_path}/images.npy", "--model=prior", "--image_size=32"])
+        prior, used = command._prior_and_images(values, alone=True)
+        assert prior.image_shape == used.images.shape[1:] == kind.shape[1:]
+        assert values.model == name
+        assert ("photographs_grey looks at one of them." in capsys.readouterr().out) == (kind is grey)
 
 
 def test_names_are_those_of_pyod_and_scikit_learn(detector, digits):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import tensorflow as tf
 from sklearn.base import BaseEstimator
 
 from glow_tf.bijectors.condition import Condition
+from glow_tf.config import PRIOR
 from glow_tf.core.errors import ConfigError
 from glow_tf.model.conditions import in_arrays
 from glow_tf.model.flow import Flow
@@ -51,8 +53,9 @@ class NoveltyDetector(BaseEstimator):
     maps is. Names are those of PyOD and scikit-learn; `predict` returns 0 and 1, as in PyOD.
 
     Args:
-      prior: a `Flow`, or a preset, a workdir or a `.keras` file. Best are levels that were trained on
-        photographs, which take images of any size. None: `features` alone.
+      prior: a `Flow`, or a preset, a workdir or a `.keras` file, which has not seen such images. Best are
+        levels that were trained on photographs, which take images of any size: `"prior"` is `photographs`,
+        of images of one channel `photographs_grey`. None: `features` alone.
       contamination: the share of images like the good ones that `predict` may flag.
       seed: of the folds and of tuning.
       epochs: of tuning, at most; by default as many as suit the number of images. 0: nothing is tuned.
@@ -69,7 +72,7 @@ class NoveltyDetector(BaseEstimator):
 
     def __init__(
         self,
-        prior: Any = "photographs",
+        prior: Any = PRIOR,
         contamination: float = 0.05,
         seed: int = 0,
         epochs: int | None = None,
@@ -97,6 +100,8 @@ class NoveltyDetector(BaseEstimator):
           groups: which images belong together, such as photographs of one object: any labels [N], of three
             groups or more. No group is cut by the folds; otherwise new objects look too unusual.
 
+        It warns where tuning gained next to nothing, since the prior has seen such images.
+
         Raises:
           ConfigError: there are too few, the prior or the network cannot take or score them, or
             `contamination` is below what so many images can tell.
@@ -121,6 +126,8 @@ class NoveltyDetector(BaseEstimator):
                 "log-density is not finite"
             )
         self._calibrate(good, groups[np.any(folds, axis=0)], images.shape[1:3])
+        if self.models_.warning:
+            warnings.warn(f"{self.models_.warning}.", stacklevel=2)
         return self
 
     @property
