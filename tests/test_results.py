@@ -10,7 +10,7 @@ import pytest
 from small import ROOT
 
 from lab import CONFIGS
-from lab.benchmarks import memory, turns, two_devices
+from lab.benchmarks import memory, paper, turns, two_devices
 from lab.studies import comparison, curves
 from lab.studies.study import read_study
 from lab.studies.table import read_table
@@ -647,6 +647,18 @@ def test_what_runs_of_the_study_paper_cost():
             said = f"| `{name}` | {median:.2f} [{low:.2f}, {high:.2f}] | {predicted:.2f} |"
             assert said in page
     assert [name for name, fits in found.items() if not fits] == ["across_2_simultaneous_head"]
+
+
+def test_the_page_of_the_paper_has_a_line_for_each_variant_that_ran():
+    page = text_of("docs/results/paper.md")
+    found = paper.costs(read("paper"), paper.times_of(RESULTS / "paper_costs.csv"))
+    for name, cost in found.items():
+        assert paper.row_of(name, cost) in page
+    for name in ("behind", "at_equal_time"):
+        gap = getattr(found["across_2"], name)
+        ends = gap.mean - gap.half_width, gap.mean + gap.half_width
+        assert page.count("{:.3f} [{:.3f}, {:.3f}] behind".format(gap.mean, *ends)) >= 1, name
+    assert {row["device"].split(",")[0] for row in read("paper")} == {"AMD EPYC"}
 
 
 def test_what_two_devices_give():
