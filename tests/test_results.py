@@ -517,7 +517,7 @@ def test_which_defects_the_detector_sees():
     (row,) = (
         row
         for row in rows_of(RESULTS / "defects.csv")
-        if (row["split"], row["method"]) == ("fixed", "features")
+        if (row["split"], row["method"], row["strides"]) == ("fixed", "features", "16 32")
     )
     words = row["auroc_of_kinds"].split()
     areas = {kind: float(area) for kind, area in zip(words[::2], words[1::2], strict=True)}
@@ -527,6 +527,32 @@ def test_which_defects_the_detector_sees():
     others = sum(areas[kind] * counts[kind] for kind in areas) / sum(counts[kind] for kind in areas)
     text = text_of("docs/results/uses.md")
     assert f"is hardly seen: {uneven:.3f}. Of the other four kinds it is {others:.3f}." in text
+
+
+def test_what_the_detector_sees_of_boards():
+    text = text_of("docs/results/uses.md")
+    rows = rows_of(RESULTS / "boards.csv")
+    found = {(row["split"], row["method"], row["strides"]): row for row in rows}
+    names = {
+        ("features", "16 32"): "the detector",
+        ("features", "8 16 32"): "the detector with `--strides=8,16,32`",
+        ("gaussians", "16 32"): "one Gaussian per scale",
+        ("neighbours", "16 32"): "nearest neighbours (as PatchCore)",
+    }
+    assert len(rows) == len(names) + 2
+    for key, name in names.items():
+        row = found[("fixed", *key)]
+        cells = [row[column] for column in ("auroc", "pixel_auroc", "pro")]
+        flagged = f"{float(row['flagged_5']):.1%}".replace("%", " %") if row["flagged_5"] else "–"
+        assert f"| {name} | {' | '.join([*cells, flagged])} |" in text.replace("**", "")
+    fine, coarse = (found["validation", "features", own]["auroc"] for own in ("8 16 32", "16 32"))
+    assert f"{fine} against {coarse}" in text
+    (tiles,) = (
+        row["auroc"]
+        for row in rows_of(RESULTS / "defects.csv")
+        if row["strides"] == "8 16 32" and row["method"] == "features"
+    )
+    assert f"Tiles have {tiles} with it" in text
 
 
 def test_what_it_costs_to_train_levels_apart():
