@@ -21,7 +21,7 @@ from lab import CONFIGS
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = ("bijectors", "data", "devices", "training", "store", "run", "use")
-LAB = ["lab.experiment", "lab.report", "lab.benchmarks.train_normflows"]
+LAB = ["lab.experiment", "lab.report", "lab.benchmarks.train_normflows", "lab.benchmarks.defects"]
 NAMED = {"flagfile": parsing.configs_folder(), "study": CONFIGS / "studies"}
 RUNS = re.compile(r"^<!-- runs -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 URL = re.compile(r"https?://\S+")

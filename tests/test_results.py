@@ -680,11 +680,22 @@ def test_the_page_of_the_paper_has_a_line_for_each_variant_that_ran():
     found = paper.costs(read("paper"), paper.times_of(RESULTS / "paper_costs.csv"))
     for name, cost in found.items():
         assert paper.row_of(name, cost) in page
-    for name in ("behind", "at_equal_time"):
-        gap = getattr(found["across_2"], name)
-        ends = gap.mean - gap.half_width, gap.mean + gap.half_width
-        assert page.count("{:.3f} [{:.3f}, {:.3f}] behind".format(gap.mean, *ends)) >= 1, name
-    assert {row["device"].split(",")[0] for row in read("paper")} == {"AMD EPYC"}
+    for name in ("across_2", "across_2_parts_alone"):
+        for gap in (found[name].behind, found[name].at_equal_time):
+            ends = gap.mean - gap.half_width, gap.mean + gap.half_width
+            assert "{:.3f} [{:.3f}, {:.3f}] behind".format(gap.mean, *ends) in page, name
+    assert f"{found['across_2_head'].behind.mean:.3f} at equal epochs" in page
+    readme = text_of("README.md")
+    for gap, said in (
+        (found["across_2"].behind, "worse"),
+        (found["across_2"].at_equal_time, "in equal time"),
+    ):
+        assert f"{gap.mean:.3f} ± {gap.half_width:.3f} {said}".replace("worse", "bits/dim worse") in readme
+    rows = read("paper") + read("paper_deep")
+    assert {(row["device"].split(",")[0], row["outcome"]) for row in rows} == {("AMD EPYC", "finished")}
+    deep = {name: own["0"] for name, own in last_epochs(RESULTS / "paper_deep.csv").items()}
+    cost = deep["across_2"] - deep["end_to_end"]
+    assert f"{cost:.3f} behind, {deep['across_2']:.3f} against {deep['end_to_end']:.3f}" in page
 
 
 def test_what_two_devices_give():

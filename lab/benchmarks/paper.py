@@ -81,8 +81,9 @@ def row_of(name: str, cost: Cost) -> str:
     def gap(found: Estimate | None) -> str:
         if found is None or name in (*LENGTHS[-1:], PIXELS):
             return "–"
-        ends = (found.mean - found.half_width, found.mean + found.half_width)
-        return f"{found.mean:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]".replace("-", "−")
+        ends = (found.mean, found.mean - found.half_width, found.mean + found.half_width)
+        mean, low, high = (f"{round(value, 3) + 0.0:.3f}" for value in ends)  # no −0.000
+        return f"{mean} [{low}, {high}]".replace("-", "−")
 
     cells = (f"`{name}`", cost.bpd.count, f"{cost.time:.2f}", f"{cost.bpd.mean:.3f}", gap(cost.behind))
     equal = None if name in LENGTHS else cost.at_equal_time
