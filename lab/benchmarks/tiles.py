@@ -56,7 +56,8 @@ def features_of(network: keras.Model, images: np.ndarray) -> np.ndarray:
     function = tf.function(network, autograph=False)
     found = []
     for start in range(0, len(images), BATCH):
-        maps = function(np.repeat(images[start : start + BATCH], 3, axis=-1).astype(np.float32))
+        batch = np.repeat(images[start : start + BATCH], 3 // images.shape[-1], axis=-1)
+        maps = function(batch.astype(np.float32))
         first = maps[0].shape[1]
         maps = [own.numpy().repeat(first // own.shape[1], 1).repeat(first // own.shape[1], 2) for own in maps]
         found.append(np.concatenate(maps, axis=-1).astype(np.float16))

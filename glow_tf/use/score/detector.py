@@ -24,9 +24,9 @@ from glow_tf.use.score.rule import Rule
 
 FEWEST = 20  # good images
 FOLDS = 3  # of the good images, on all but one of which a copy is tuned
+MORE_FOLDS = 10  # the same for rules and for features, which take little time
 MANY = 300  # good images, which a copy is tuned on once: on half of them, or so many as help
 MOST_TUNED = 500
-RULE_FOLDS = 10  # the same for rules, which take no time
 DECIMALS = 4  # of a score: the last digits of what a model computes depend on the batch that an image is in
 
 
@@ -46,8 +46,9 @@ class NoveltyDetector(BaseEstimator):
     Of 300 good images and more, a copy is tuned on half, or on 500, to the epoch that suits the others best.
     It scores these others, and new images: so p-values are conformal but for the choice of the epoch. About
     the share a of images like the good ones has p ≤ a, on average over the choice of the good images. Fewer
-    good images, and features alone, are cut into three folds: those of each are scored by a copy that was
-    tuned on the others, new images by one that was tuned on all.
+    good images are cut into three folds, with features alone into ten: those of each are scored by what was
+    fitted to the others, new images by what was fitted to all. These look less unusual than they should, so
+    fewer of them are flagged than is promised: the less, the more folds there are.
 
     Where pixels see nothing, `features` of a frozen network may: `Features` says how likely each place of its
     maps is. Names are those of PyOD and scikit-learn; `predict` returns 0 and 1, as in PyOD.
@@ -149,7 +150,7 @@ class NoveltyDetector(BaseEstimator):
             kept = np.isin(groups, order[taken])
             if kept.sum() >= most // 2 and 1 / (1 + (~kept).sum()) <= self.contamination:
                 return [~kept]
-        fold_of = self._folds(groups, FOLDS)
+        fold_of = self._folds(groups, MORE_FOLDS if self.models_.prior is None else FOLDS)
         return [fold_of == own for own in np.unique(fold_of)]
 
     def _folds(self, groups: np.ndarray, count: int) -> np.ndarray:
@@ -159,7 +160,7 @@ class NoveltyDetector(BaseEstimator):
 
     def _calibrate(self, good: Sequence[np.ndarray], groups: np.ndarray, size: Sequence[int]) -> None:
         """Judges each good image by a rule of others, and keeps the rule of all with the scale of these."""
-        fold_of = self._folds(groups, RULE_FOLDS)
+        fold_of = self._folds(groups, MORE_FOLDS)
         kind, worst = np.empty(len(fold_of)), np.empty(len(fold_of))
         for fold in np.unique(fold_of):
             out = fold_of == fold
