@@ -685,6 +685,12 @@ def test_the_page_of_the_paper_has_a_line_for_each_variant_that_ran():
             ends = gap.mean - gap.half_width, gap.mean + gap.half_width
             assert "{:.3f} [{:.3f}, {:.3f}] behind".format(gap.mean, *ends) in page, name
     assert f"{found['across_2_head'].behind.mean:.3f} at equal epochs" in page
+    for name, said in (
+        ("across_2_simultaneous_alone", "simultaneously"),
+        ("across_2_simultaneous_head", "it is"),
+    ):
+        assert f"{said} {found[name].behind.mean:.3f} [" in page
+    assert f"in {found['across_2_simultaneous_head'].time:.2f} of the time on one device" in page
     readme = text_of("README.md")
     for gap, said in (
         (found["across_2"].behind, "worse"),
