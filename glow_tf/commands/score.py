@@ -22,6 +22,7 @@ import dataclasses
 import io
 import math
 import pathlib
+import re
 import types
 import warnings
 from collections.abc import Sequence
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
     from glow_tf.use import NoveltyDetector, UsedImages
 
 ACTIONS = ("fit", "check")
-FLAGS_OF = {"fit": ("model", "image_size", "seed"), "check": ("output", "worst")}  # those of one action alone
+FLAGS_OF = {  # those of one action alone
+    "fit": ("model", "image_size", "seed", "groups"),
+    "check": ("output", "worst"),
+}
 ALONE = (
     "Features alone, of images of {} pixels: they see small defects better than pixels do. "
     "--model=prior looks at pixels, too, which takes long at such a size."
@@ -87,6 +91,11 @@ def define(values: flags.FlagValues) -> None:
             "",
             "lite0, a small network whose weights pip fetches once; or a .keras file of a network from "
             "pixels to feature maps, for fit and check: know its source.",
+        ),
+        groups=(
+            "",
+            "For fit: a regular expression. Images in whose names it matches the same belong together, such "
+            "as photographs of one object: ^[^_]*, or ^.*/ for those of one folder.",
         ),
         worst=(100, "For check: images on the page."),
         white=model_flags.WHITE,
@@ -139,16 +148,36 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
         )
     detector = NoveltyDetector(prior, max(values.false_alarms, smallest), values.seed, features=network)
     print(f"Fitting to {len(used.images)} good images.", flush=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "tuning made good images")  # it is printed
-        detector.fit(used.images, condition=used.condition)
-    if detector.models_.warning:
-        print(f"WARNING: {detector.models_.warning}.")
+    with warnings.catch_warnings(record=True) as caught:
+        detector.fit(used.images, condition=used.condition, groups=_groups(values.groups, used.names))
+    for warning in caught:
+        print(f"WARNING: {warning.message}")
+    if detector.areas_:
+        own, *others = (f"{name} {area:.3f}" for name, area in detector.areas_.items())
+        print(
+            f"It looks at {own}, the area under the ROC curve of damaged copies; not at {', '.join(others)}."
+        )
     detector.save(path)
     print(
         f"{path}: {len(used.images)} good images, {len(detector.decision_scores_)} of which new ones are "
         f"compared with. The smallest p-value is {_rounded_up(detector.smallest)}."
     )
+
+
+def _groups(pattern: str, names: Sequence[str]) -> list[str] | None:
+    """Returns what a pattern matches in each name, a label for images that belong together."""
+    if not pattern:
+        return None
+    try:
+        found = [re.search(pattern, name) for name in names]
+    except re.error as error:
+        raise ConfigError(f"groups must be a regular expression. Received: {pattern!r}, {error}") from None
+    if None in found:
+        raise ConfigError(
+            "groups must match in each name. Received: "
+            f"groups={pattern!r} and an image {names[found.index(None)]!r}"
+        )
+    return [own.group() for own in found]
 
 
 def _prior_and_images(values: flags.FlagValues, alone: bool) -> tuple[Flow, UsedImages]:

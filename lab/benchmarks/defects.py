@@ -7,10 +7,10 @@ images of training and test. --split=fixed takes it: all photographs of a tile a
 the good photographs anew, as published results do, so that a tile may be on both sides. validation holds out
 a quarter of the training tiles, and damages copies of their photographs: choices were made by it alone.
 
-Images have --size² pixels. The network is EfficientNet-lite0, at --strides; its maps
-are computed once. Each method gives a map; its largest value is the score of the image:
+Images have --size² pixels. The network is EfficientNet-lite0. Each method gives a map; its largest value is
+the score of the image:
 
-- features: the detector with the network's maps alone.
+- features: the detector with the network alone, which chooses its strides itself; the others have --strides.
 - pixels: the detector with the prior photographs_grey at 64², tuned on --pixel_images of the good ones for
   --pixel_epochs, since tuning takes long.
 - both: the larger of the two scores, and of the two maps.
@@ -27,7 +27,7 @@ import itertools
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from absl import flags
@@ -37,6 +37,7 @@ from glow_tf.use import NoveltyDetector
 from glow_tf.use.score import lite0
 
 # isort: split
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -46,7 +47,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from lab.benchmarks.rows import added_to
-from lab.benchmarks.tiles import BATCH, COMPARED, Case, case_of, maps_again
+from lab.benchmarks.tiles import BATCH, COMPARED, Case, case_of
 
 COLUMNS = ("split", "seed", "method", "size", "strides", "good", "test_good", "test_bad")
 COLUMNS += ("auroc", "pixel_auroc", "pro", "flagged_5", "fit_seconds", "seconds_per_image", "auroc_of_kinds")
@@ -55,22 +56,29 @@ MOST_FALSE = 0.3  # of pixels, for PRO
 
 
 class Found(NamedTuple):
-    """What a method says of the test images: scores, maps [N, h, w], seconds, the detector's threshold."""
+    """What a method says of the test images: scores, maps [N, h, w], seconds, the detector's own choices."""
 
     scores: np.ndarray
     maps: np.ndarray
     fit_seconds: float
     seconds: float
     threshold: float = np.inf
+    strides: Sequence[int] = ()
 
 
 # Methods
 
 
-def by_features(case: Case) -> Found:
-    """The detector with the maps alone."""
-    detector = NoveltyDetector(None, seed=case.seed, features=maps_again(case.shapes))
-    return _detected(detector, case, case.good.features, case.test.features)
+def by_features(network: keras.Model) -> Callable[[Case], Found]:
+    """The detector with the network alone."""
+
+    def found(case: Case) -> Found:
+        detector = NoveltyDetector(None, seed=case.seed, features=network)
+        result = _detected(detector, case, case.good.pixels, case.test.pixels)
+        print(", ".join(f"{name} {area:.3f}" for name, area in detector.areas_.items()), flush=True)
+        return result._replace(strides=[lite0.STRIDES[k] for k in detector.models_.features.used])
+
+    return found
 
 
 def by_pixels(count: int, epochs: int) -> Callable[[Case], Found]:
@@ -216,12 +224,14 @@ def define(values: flags.FlagValues) -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Measures every method, prints what it measures and writes it as CSV."""
-    network = lite0.of_wheel(given.wheel, [int(own) for own in given.strides])
     folder = pathlib.Path(given.tiles)
+    of_maps = {"gaussians", "neighbours"}
+    network = lite0.of_wheel(given.wheel, [int(own) for own in given.strides])
+    network = network if of_maps & set(given.methods) else None
     case, kinds, masks, seconds = case_of(folder, given.split, given.size, given.seed, network)
     bad = kinds != "free"
     ways = {
-        "features": by_features,
+        "features": by_features(lite0.of_wheel(given.wheel)),
         "pixels": by_pixels(given.pixel_images, given.pixel_epochs),
         "gaussians": by_gaussians,
         "neighbours": by_neighbours(given.bank),
@@ -236,10 +246,10 @@ def main(given: flags.FlagValues) -> None:
             else:
                 continue
             own = found[name]
-            extra = 0 if name == "pixels" else seconds
+            extra = seconds if name in of_maps else 0
             row = dict.fromkeys(COLUMNS, "") | measured(own, kinds, masks)
             row |= {"split": given.split, "seed": given.seed, "method": name, "size": given.size}
-            row |= {"strides": " ".join(given.strides), "good": len(case.groups)}
+            row |= {"strides": " ".join(map(str, own.strides or given.strides)), "good": len(case.groups)}
             row |= {"test_good": (~bad).sum(), "test_bad": bad.sum()}
             row["fit_seconds"] = f"{own.fit_seconds + extra * len(case.groups):.0f}"
             row["seconds_per_image"] = f"{own.seconds + extra:.3f}"

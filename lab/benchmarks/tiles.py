@@ -11,10 +11,11 @@ import glow_tf  # noqa: F401 - before TensorFlow and Keras
 import keras
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
+
+from glow_tf.use.score.damage import KINDS, damaged
 
 COMPARED, BATCH = 224, 8  # pixels of a side of masks; images
-DAMAGES = ("hole", "crack", "break", "fray", "uneven")
 
 
 class Images(NamedTuple):
@@ -76,60 +77,12 @@ def maps_again(shapes: list[tuple[int, int]]) -> keras.Model:
     return keras.Model(inputs, maps)
 
 
-def damaged(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns copies of images with one damage each, in the order of `DAMAGES`, and their masks."""
-    rng = np.random.default_rng(seed)
-    copies, masks = [], []
-    for k, image in enumerate(images[..., 0]):
-        other = np.rot90(images[rng.integers(len(images)), ..., 0])
-        copy, mask = _with_damage(image.astype(float), DAMAGES[k % len(DAMAGES)], other, rng)
-        copies.append(np.clip(copy, 0, 255).round().astype(np.uint8))
-        masks.append(_reduced(mask))
-    return np.stack(copies)[..., np.newaxis], np.stack(masks)
-
-
-def _with_damage(
-    image: np.ndarray, damage: str, other: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, Image.Image]:
-    side = len(image)
-    mask = Image.new("L", (side, side))
-    x, y = rng.uniform(0.1, 0.9, 2) * side
-    draw, blur, radius = ImageDraw.Draw(mask), 0.002, rng.uniform(0.04, 0.12) * side
-    if damage == "hole":
-        width, height = rng.uniform(0.006, 0.015, 2) * side
-        draw.ellipse([x - width, y - height, x + width, y + height], fill=255)
-        inside = image * rng.uniform(0.2, 0.5)
-    elif damage == "crack":
-        angles = rng.uniform(0, np.pi) + np.cumsum(rng.normal(0, 0.3, rng.integers(8, 20)))
-        steps = 0.015 * side * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        draw.line(
-            [(x + dx, y + dy) for dx, dy in np.cumsum(steps, axis=0)],
-            fill=255,
-            width=max(1, round(side / 250)),
-        )
-        inside, blur = image * rng.uniform(0.3, 0.7), 0.001
-    else:
-        if damage == "break":
-            near, far = 0.03 * side, 0.97 * side
-            x, y = [(x, far), (x, near), (far, y), (near, y)][rng.integers(4)]
-        angles = np.sort(rng.uniform(0, 2 * np.pi, 10))
-        rays = radius * rng.uniform(0.5, 1, 10)
-        corners = np.stack([x + rays * np.cos(angles), y + rays * np.sin(angles)], axis=1)
-        draw.polygon([*map(tuple, corners)], fill=255)
-        inside = other / max(other.mean(), 1) * image.mean()
-        inside = inside * rng.uniform(0.4, 0.8) if damage == "break" else inside
-        if damage == "uneven":
-            inside, blur = image * (1 + rng.choice([-1, 1]) * rng.uniform(0.25, 0.5)), 0.02
-    share = np.asarray(mask.filter(ImageFilter.GaussianBlur(blur * side))) / 255
-    return (1 - share) * image + share * inside, mask
-
-
 def case_of(
-    folder: pathlib.Path, split: str, size: int, seed: int, network: keras.Model
+    folder: pathlib.Path, split: str, size: int, seed: int, network: keras.Model | None
 ) -> tuple[Case, np.ndarray, np.ndarray, float]:
     """Returns the images of a split, the kinds of the test images, their masks, seconds for features.
 
-    The kind of good ones is `free`.
+    The kind of good ones is `free`. Without a network there are no features.
     """
     rows, images, masks = read(folder, size)
     train = np.array([row["role"] == "train" for row in rows])
@@ -144,18 +97,21 @@ def case_of(
     if split == "validation":
         own = np.unique(groups[train])
         test = np.flatnonzero(train & np.isin(groups, rng.permutation(own)[: len(own) // 4]))
-        copies, where = damaged(images[test], seed)
+        copies, where = damaged(images[test], seed + 1)  # not those that a detector chooses by
+        where = np.stack([_reduced(Image.fromarray(own)) for own in where.astype(np.uint8) * 255])
         train[test] = False
         images, masks = np.concatenate([images, copies]), np.concatenate([masks, where])
-        kinds = np.concatenate([kinds, np.resize(DAMAGES, len(test))])
+        kinds = np.concatenate([kinds, np.resize(KINDS, len(test))])
         test = np.concatenate([test, np.arange(len(rows), len(images))])
     fit = np.flatnonzero(train)
     start = time.process_time()
     used = np.concatenate([fit, test])
-    features = features_of(network, images[used])
+    features, shapes = np.empty(len(used)), []
+    if network is not None:
+        features = features_of(network, images[used])
+        maps = network.compute_output_shape((1, size, size, 3))
+        shapes = [(own[1], own[3]) for own in maps]
     seconds = (time.process_time() - start) / len(used)
-    maps = network.compute_output_shape((1, size, size, 3))
-    shapes = [(own[1], own[3]) for own in maps]
     good = Images(images[fit], features[: len(fit)])
     case = Case(good, groups[fit], Images(images[test], features[len(fit) :]), shapes, seed)
     return case, kinds[test], masks[test], seconds

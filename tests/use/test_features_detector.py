@@ -44,7 +44,9 @@ def both(network, digits):
     sizes = {"image_shape": (8, 8, 1), "num_blocks": 1, "flow_steps": 1, "condition_depth": 1}
     prior = small_levels(n_bits=5, **sizes)
     prior.initialize(digits[100:150])
-    return NoveltyDetector(prior, epochs=0, features=network).fit(digits[:20])
+    found = NoveltyDetector(prior, epochs=0, features=network).fit(digits[:20])
+    assert next(iter(found.areas_)) == "pixels and features 1 + 2"  # the others are not clearly better
+    return found
 
 
 def test_features_tell_what_is_unlike_the_good_images_and_where(detector, digits):

@@ -19,6 +19,7 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.model.conditions import in_arrays
 from glow_tf.model.flow import Flow
 from glow_tf.use.score import kept
+from glow_tf.use.score.choice import akin
 from glow_tf.use.score.models import Models
 from glow_tf.use.score.rule import Rule
 
@@ -27,6 +28,11 @@ FOLDS = 3  # of the good images, on all but one of which a copy is tuned
 MORE_FOLDS = 10  # the same for rules and for features, which take little time
 MANY = 300  # good images, which a copy is tuned on once: on half of them, or so many as help
 MOST_TUNED = 500
+MANY_AKIN = 1 / 3  # of the images; of photographs of one tile each 0.6 and more, of other sets 0.02
+AKIN = (
+    "{:.0%} of the good images have another that is nearly the same. Where several show one object, say so "
+    "by groups; otherwise far more new images are flagged than is promised"
+)
 DECIMALS = 4  # of a score: the last digits of what a model computes depend on the batch that an image is in
 
 
@@ -51,7 +57,10 @@ class NoveltyDetector(BaseEstimator):
     fewer of them are flagged than is promised: the less, the more folds there are.
 
     Where pixels see nothing, `features` of a frozen network may: `Features` says how likely each place of its
-    maps is. Names are those of PyOD and scikit-learn; `predict` returns 0 and 1, as in PyOD.
+    maps is. Which of the maps are looked at, and whether pixels are beside them, is chosen by what tells
+    copies of held-out good images, into which damage is drawn, from these images best.
+
+    Names are those of PyOD and scikit-learn; `predict` returns 0 and 1, as in PyOD.
 
     Args:
       prior: a `Flow`, or a preset, a workdir or a `.keras` file, which has not seen such images. Best are
@@ -67,6 +76,8 @@ class NoveltyDetector(BaseEstimator):
     Attributes:
       decision_scores_: of the good images that were held out, [N]: of 300 and more, those that the copy was
         not tuned on.
+      areas_: what is looked at → how well it tells damaged copies from good images, the area under the ROC
+        curve; then what is not looked at, best first. Empty where there was nothing to choose.
       models_: the models; `image_shape`, `data_dtype` and `condition_shapes` say what they take.
       prior_, tuned_: two of them; None without a prior.
     """
@@ -101,7 +112,8 @@ class NoveltyDetector(BaseEstimator):
           groups: which images belong together, such as photographs of one object: any labels [N], of three
             groups or more. No group is cut by the folds; otherwise new objects look too unusual.
 
-        It warns where tuning gained next to nothing, since the prior has seen such images.
+        It warns where tuning gained next to nothing, since the prior has seen such images, and where images
+        seem to belong together, and no groups are given.
 
         Raises:
           ConfigError: there are too few, the prior or the network cannot take or score them, or
@@ -116,6 +128,8 @@ class NoveltyDetector(BaseEstimator):
                 f"X must be {FEWEST} good images or more of one size, [N, H, W, C]. Received: {images.shape}"
             )
         self._check_contamination(len(images))
+        if groups is None and (share := akin(images)) >= MANY_AKIN:
+            warnings.warn(AKIN.format(share), stacklevel=2)
         groups = _groups(groups, len(images))
         self.models_ = Models(self.prior, self.features, images)
         self.models_.check(images, condition)
@@ -130,6 +144,11 @@ class NoveltyDetector(BaseEstimator):
         if self.models_.warning:
             warnings.warn(f"{self.models_.warning}.", stacklevel=2)
         return self
+
+    @property
+    def areas_(self) -> dict[str, float]:
+        """How well what is looked at tells damaged copies from good images; then what is not, best first."""
+        return {str(view): area for view, area in self._fitted().models_.areas.items()}
 
     @property
     def prior_(self) -> Flow | None:

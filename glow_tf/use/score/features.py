@@ -68,11 +68,19 @@ class Features:
                 f"(batch, {', '.join(map(str, image_shape))}) and returns maps [batch, h, w, channels]. "
                 f"Received: {wrong}"
             )
+        self.used = list(range(len(shapes)))  # maps, finest first as a rule
         self.arrays = {}
         for k, (*_, size) in enumerate(shapes):
             of_density = {"whitening": (size, MODES * size), "shift": (MODES * size,), "weight": (MODES,)}
             for name, shape in of_density.items():
                 self.arrays[f"features {k} {name}"] = tf.Variable(tf.zeros(shape), trainable=False)
+
+    def keep(self, used: Sequence[int]) -> None:
+        """Leaves out all maps but these, and their densities; ValueError if there are no such maps."""
+        if not used or not set(used) <= set(self.used):
+            raise ValueError(f"maps must be some of {self.used}, and not {used}")
+        kept = {name: value for name, value in self.arrays.items() if int(name.split()[1]) in used}
+        self.used, self.arrays = list(used), kept
 
     def maps(self, images: tf.Tensor) -> list[tf.Tensor]:
         """Returns the network's maps of images, float32 [B, h, w, F] each."""
@@ -80,10 +88,9 @@ class Features:
         return [tf.cast(own, tf.float32) for own in tf.nest.flatten(self.network(images, training=False))]
 
     def __call__(self, images: tf.Tensor) -> list[tf.Tensor]:
-        """Returns the log-densities of all scales together, at the places of the first map, [B, h, w, 1]."""
+        """Returns the log-densities of the maps in use, [B, h, w, 1] each; `together` adds them up."""
         maps = self.maps(images)
-        found = [self.log_density(k, own)[..., tf.newaxis] for k, own in enumerate(maps)]
-        return [tf.add_n([found[0], *(tf.image.resize(own, maps[0].shape[1:3]) for own in found[1:])])]
+        return [self.log_density(k, maps[k])[..., tf.newaxis] for k in self.used]
 
     def log_density(self, k: int, x: tf.Tensor) -> tf.Tensor:
         """Returns the mean log-density per feature, nats, of the k-th map x: [B, h, w, F] → [B, h, w]."""
@@ -111,10 +118,15 @@ class Features:
 
     def fit(self, rows: Sequence[np.ndarray], seed: int) -> None:
         """Fits the densities to what `rows` returned of good images."""
-        for k, own in enumerate(with_progress(rows, len(rows), "Fitting to features, maps")):
-            found = _mixture(own.reshape(-1, own.shape[-1]), seed)
+        for k in with_progress(self.used, len(self.used), "Fitting to features, maps"):
+            found = _mixture(rows[k].reshape(-1, rows[k].shape[-1]), seed)
             for name, value in found.items():
                 self.arrays[f"features {k} {name}"].assign(value)
+
+
+def together(found: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns the log-density of several maps together, at the places of the first, [B, h, w, 1]."""
+    return tf.add_n([found[0], *(tf.image.resize(own, found[0].shape[1:3]) for own in found[1:])])
 
 
 def _mixture(rows: np.ndarray, seed: int) -> dict[str, np.ndarray]:

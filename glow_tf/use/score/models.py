@@ -25,6 +25,8 @@ from glow_tf.training.trainer import PartsTrainer
 from glow_tf.training.tuned import tuned
 from glow_tf.use.images import fitted
 from glow_tf.use.latents import batch_of
+from glow_tf.use.score.choice import View, chosen, copied
+from glow_tf.use.score.damage import damaged
 from glow_tf.use.score.features import Features
 from glow_tf.use.score.rule import compared, place_maps
 
@@ -132,6 +134,7 @@ class Models:
         if network is not None:
             self.features = Features(network, self.image_shape)
         self.gain: float | None = None
+        self.areas: dict[View, float] = {}  # of what might be looked at
         self._function: Any = None
 
     @property
@@ -156,11 +159,19 @@ class Models:
 
     def of_batch(self, images: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN) -> list[tf.Tensor]:
         """Returns for each resolution what is looked at, [B, h, w, F]: see `compared` and `Features`."""
+        return self._joined(self._apart(images, condition, mode))
+
+    def _apart(self, images: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN) -> list[tf.Tensor]:
+        """Returns what `of_batch` does, with each map of features by itself."""
         found = self.features(images) if self.features is not None else []
         if self.prior is not None:
             maps = (place_maps(own, images, condition, mode) for own in (self.prior, self.tuned))
             found = compared(*maps) + found
         return found
+
+    def _joined(self, found: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        count = 0 if self.features is None else len(self.features.used)
+        return View(self.prior is not None, tuple(range(count))).of(found, count)
 
     def _traced(self) -> Any:
         if self._function is None:
@@ -172,10 +183,10 @@ class Models:
         """F of each resolution, which is known before anything is computed."""
         return [own.shape[-1] for own in self._traced().get_concrete_function().structured_outputs]
 
-    def __call__(self, images: np.ndarray, condition: Condition = None) -> list[np.ndarray]:
-        """Returns what `of_batch` says of all images; ConfigError if there are none."""
+    def __call__(self, images: np.ndarray, condition: Condition = None, way: Any = None) -> list[np.ndarray]:
+        """Returns what `of_batch`, or a traced `way`, says of all images; ConfigError if there are none."""
         self.check(images, condition)
-        function = self._traced()
+        function = way or self._traced()
         size, dtype = batch_of(images.shape[1:]), self.data_dtype
         places = [slice(start, start + size) for start in range(0, len(images), size)]
         found = []
@@ -197,13 +208,18 @@ class Models:
         Each of `folds` says which images are held out, [N]. After several the models are fitted to all
         images; after a single one they stay as they are.
         """
-        tuner, rows, ends, found = None, [], [], []
+        tuner, rows, ends, found, hurt = None, [], [], [], []
         if self.prior is not None:
             count = len(images) if len(folds) > 1 else int((~folds[0]).sum())
             tuner = Tuner(self.prior, count, seed, epochs)
             self.tuned = tuner.flow
         if self.features is not None:
             rows = self.features.rows(images, seed)
+        apart = tf.function(self._apart, input_signature=self.signature, autograph=False)
+        which = np.arange(0)
+        if self._may_choose(condition):
+            which = copied(np.flatnonzero(np.any(folds, axis=0)))
+        copies = damaged(images[which], seed)[0]
         for fold in folds:
             kept, out = np.flatnonzero(~fold), np.flatnonzero(fold)
             if tuner:
@@ -213,11 +229,34 @@ class Models:
                 ends.append(tuner.tune(images[kept], some_of(condition, kept), held_out))
             if rows:
                 self.features.fit([own[kept] for own in rows], seed)
-            found.append(self(images[out], some_of(condition, out)))
-        if len(folds) > 1 and tuner:
-            tuner.tune(images, condition, epochs=int(np.median(ends)))
-        if len(folds) > 1 and rows:
-            self.features.fit(rows, seed)
+            found.append(self(images[out], some_of(condition, out), apart))
+            if len(own := copies[np.isin(which, out)]):
+                hurt.append(self(own, way=apart))
         self.gain = float(np.mean(tuner.gains)) if tuner and tuner.gains else None
         order = np.argsort(np.concatenate([np.flatnonzero(fold) for fold in folds]))
-        return [np.concatenate(own)[order] for own in zip(*found, strict=True)]
+        good = [np.concatenate(own)[order] for own in zip(*found, strict=True)]
+        if hurt:
+            count = len(self.features.used)
+            view, self.areas = chosen(good, [np.concatenate(own) for own in zip(*hurt, strict=True)], count)
+            good = view.of(good, count)
+            self._keep(view)
+        else:
+            good = self._joined(good)
+        if len(folds) > 1 and tuner and self.prior is not None:
+            tuner.tune(images, condition, epochs=int(np.median(ends)))
+        if len(folds) > 1 and self.features is not None:
+            self.features.fit(rows, seed)
+        return [np.asarray(own) for own in good]
+
+    def _keep(self, view: View) -> None:
+        """Leaves out what is not looked at."""
+        if view.maps:
+            self.features.keep(view.maps)
+        else:
+            self.features = None
+        if not view.pixels:
+            self.prior, self.tuned, self.gain = None, None, None
+
+    def _may_choose(self, condition: Condition) -> bool:
+        ways = 0 if self.features is None else len(self.features.used) + (self.prior is not None)
+        return ways > 1 and condition is None and self.image_shape[-1] in (1, 3)

@@ -1,0 +1,99 @@
+"""What good images tell before a detector is used: what it shall look at, and whether they come in groups."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.use.score.damage import KINDS
+from glow_tf.use.score.features import together
+from glow_tf.use.score.rule import Rule
+
+COPIES = 200  # damaged ones, about
+THUMB = 16  # pixels of a side, by which images are compared
+NEAR = 0.15  # of the usual distance
+MOST_COMPARED = 500  # images, each with all
+
+Found = Sequence[np.ndarray]  # what was said of images, [N, h, w, F] of each resolution
+
+
+class View(NamedTuple):
+    """What may be looked at: pixels or not, and which maps of features."""
+
+    pixels: bool
+    maps: tuple[int, ...]
+
+    def of(self, found: Found, count: int) -> list[np.ndarray]:
+        """Returns what of `found` is looked at; its last `count` are maps of features, which are added up."""
+        of_pixels = len(found) - count
+        kept = list(found[:of_pixels]) if self.pixels else []
+        return kept + ([together([found[of_pixels + k] for k in self.maps])] if self.maps else [])
+
+    def __str__(self) -> str:
+        maps = f"features {' + '.join(str(k + 1) for k in self.maps)}" if self.maps else ""
+        return " and ".join(["pixels"] * self.pixels + [maps] * bool(maps))
+
+
+def copied(held_out: np.ndarray) -> np.ndarray:
+    """Returns which of the images that are held out are copied and damaged; few images come several times."""
+    few = held_out[:: math.ceil(len(held_out) / COPIES)]
+    return np.repeat(few, min(round(COPIES / len(few)), len(KINDS)))
+
+
+def chosen(good: Found, copies: Found, count: int) -> tuple[View, dict[View, float]]:
+    """Chooses what tells damaged copies from good images best, unless all of it does about as well.
+
+    Measured are all maps of features with pixels, if there are any; neighbouring maps; pixels; and these with
+    the best of the maps. Another one than the first must be ahead by twice the standard error of the
+    difference (DeLong et al. 1988, https://doi.org/10.2307/2531595).
+
+    Returns:
+      The view, and the area under the ROC curve of it, and of the others, best first.
+    """
+    above: dict[View, np.ndarray] = {}  # whether a copy is more unusual than a good image, [copies, good]
+
+    def measure(view: View) -> None:
+        own = [view.of(found, count) for found in (good, copies)]
+        size = own[0][0].shape[1:3]
+        rule = Rule.of(own[0])
+        kind, places = rule(own[0], size)
+        rule = rule.scaled(kind, tf.reduce_max(places, axis=[1, 2]))
+        usual, scores = (np.maximum(k, np.max(p, (1, 2))) for k, p in (rule(maps, size) for maps in own))
+        above[view] = (scores[:, np.newaxis] > usual) + 0.5 * (scores[:, np.newaxis] == usual)
+
+    def area(view: View) -> float:
+        return float(above[view].mean())
+
+    pixels, runs = len(good) > count, itertools.combinations(range(count + 1), 2)
+    first = View(pixels, tuple(range(count)))
+    measure(first)
+    for low, high in runs:
+        measure(View(False, tuple(range(low, high))))
+    if pixels:
+        measure(View(True, max((own for own in above if not own.pixels), key=area).maps))
+        measure(View(True, ()))
+    best = max(above, key=area)
+    ahead = above[best] - above[first]
+    error = math.hypot(*(np.std(ahead.mean(axis=k)) / math.sqrt(ahead.shape[1 - k]) for k in (0, 1)))
+    view = best if ahead.mean() > 2 * error else first
+    order = sorted(above, key=lambda own: (own != view, -area(own)))
+    return view, {own: area(own) for own in order}
+
+
+def akin(images: np.ndarray) -> float:
+    """Returns the share of images [N, H, W, C] that have another one nearly like them, but for its light."""
+    small = (
+        tf.image.resize(tf.cast(images, tf.float32), (THUMB, THUMB), "area").numpy().reshape(len(images), -1)
+    )
+    small -= small.mean(axis=1, keepdims=True)
+    small /= np.linalg.norm(small, axis=1, keepdims=True) + 1e-6
+    few = np.arange(0, len(images), math.ceil(len(images) / MOST_COMPARED))
+    distances = np.sqrt(np.maximum(2 - 2 * small[few] @ small.T, 0))
+    usual = np.median(distances, axis=1)
+    distances[np.arange(len(few)), few] = np.inf
+    return float(np.mean(distances.min(axis=1) < NEAR * usual))
