@@ -33,7 +33,7 @@ def test_damage_changes_what_its_mask_says_and_little_far_from_it(rng, channels,
 def test_damage_fits_into_small_images_and_there_may_be_none(rng):
     images = rng.integers(0, 256, (10, 8, 8, 1)).astype(np.uint8)
     assert damaged(images, 0)[1].any(axis=(1, 2)).sum() >= 8
-    assert damaged(images[:0], 0)[0].shape == (0, 8, 8, 1)
+    assert damaged(images[:0].astype(np.float32), 0)[0].shape == (0, 8, 8, 1)
 
 
 @pytest.mark.parametrize(("count", "copies", "different"), [(20, 100, 20), (60, 180, 60), (626, 157, 157)])

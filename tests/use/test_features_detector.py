@@ -54,7 +54,7 @@ def test_features_tell_what_is_unlike_the_good_images_and_where(detector, digits
     assert detector.predict(digits[60:]).mean() < 0.15
     odd = digits[60:].copy()
     odd[:, :4, :4] = np.random.default_rng(0).integers(0, 256, (140, 4, 4, 1))
-    assert detector.predict(odd).mean() > 0.8
+    assert detector.predict(odd).mean() > 0.7
     heat = detector.heat(odd)
     assert heat.shape == (140, 8, 8)
     assert heat[:, :4, :4].mean() > heat[:, 4:, 4:].mean() + 0.3

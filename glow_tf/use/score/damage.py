@@ -15,7 +15,9 @@ KINDS = ("hole", "crack", "break", "fray", "uneven")
 def damaged(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns copies of images [N, H, W, C] with one damage each, kinds in turn, and masks bool [N, H, W]."""
     rng, sides = np.random.default_rng(seed % 2**32), (images.shape[2], images.shape[1])
-    low, high = (0, 255) if images.dtype == np.uint8 else (images.min(), images.max())
+    low, high = 0, 255
+    if images.dtype != np.uint8 and len(images):
+        low, high = images.min(), images.max()
     copies, masks = np.empty_like(images), np.empty(images.shape[:3], bool)
     for k, image in enumerate(images):
         kind, other = KINDS[k % len(KINDS)], images[rng.integers(len(images))] - float(low)

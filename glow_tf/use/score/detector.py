@@ -52,9 +52,10 @@ class NoveltyDetector(BaseEstimator):
     Of 300 good images and more, a copy is tuned on half, or on 500, to the epoch that suits the others best.
     It scores these others, and new images: so p-values are conformal but for the choice of the epoch. About
     the share a of images like the good ones has p ≤ a, on average over the choice of the good images. Fewer
-    good images are cut into three folds, with features alone into ten: those of each are scored by what was
-    fitted to the others, new images by what was fitted to all. These look less unusual than they should, so
-    fewer of them are flagged than is promised: the less, the more folds there are.
+    good images are cut into three folds: those of each are scored by a copy that was tuned on the others, new
+    images by one that was tuned on all. These look less unusual than they should, so fewer are flagged than
+    is promised. With features alone there are ten folds, and new images are scored by what was fitted to nine
+    of them, as each good one was.
 
     Where pixels see nothing, `features` of a frozen network may: `Features` says how likely each place of its
     maps is. Which of the maps are looked at, and whether pixels are beside them, is chosen by what tells
@@ -178,12 +179,17 @@ class NoveltyDetector(BaseEstimator):
         return (rng.permutation(groups.max() + 1) % count)[groups]
 
     def _calibrate(self, good: Sequence[np.ndarray], groups: np.ndarray, size: Sequence[int]) -> None:
-        """Judges each good image by a rule of others, and keeps the rule of all with the scale of these."""
-        fold_of = self._folds(groups, MORE_FOLDS)
+        """Judges each good image by a rule of others, and keeps the rule of all with the scale of these.
+
+        Of features alone a rule keeps the order, whatever it was fitted to: then that of all judges.
+        """
+        alone = len(good) == 1 and good[0].shape[-1] == 1
+        fold_of = np.zeros(len(groups), int) if alone else self._folds(groups, MORE_FOLDS)
         kind, worst = np.empty(len(fold_of)), np.empty(len(fold_of))
         for fold in np.unique(fold_of):
             out = fold_of == fold
-            kind[out], places = Rule.of([own[~out] for own in good])([own[out] for own in good], size)
+            rule = Rule.of([own if alone else own[~out] for own in good])
+            kind[out], places = rule([own[out] for own in good], size)
             worst[out] = tf.reduce_max(places, axis=[1, 2])
         self._rule = Rule.of(good).scaled(kind, worst)
         kind, worst = self._rule.in_units(kind, worst)

@@ -205,8 +205,9 @@ class Models:
     ) -> list[np.ndarray]:
         """Fits the models to good images, and returns what they said of those that were held out, in order.
 
-        Each of `folds` says which images are held out, [N]. After several the models are fitted to all
-        images; after a single one they stay as they are.
+        Each of `folds` says which images are held out, [N]. After several, a prior is tuned on all images.
+        Otherwise models stay as they are: fitted to as many images as those that judged the held-out ones, so
+        that new images look no more usual than these.
         """
         tuner, rows, ends, found, hurt = None, [], [], [], []
         if self.prior is not None:
@@ -242,10 +243,10 @@ class Models:
             self._keep(view)
         else:
             good = self._joined(good)
-        if len(folds) > 1 and tuner and self.prior is not None:
+        if len(folds) > 1 and self.prior is not None:
             tuner.tune(images, condition, epochs=int(np.median(ends)))
-        if len(folds) > 1 and self.features is not None:
-            self.features.fit(rows, seed)
+            if self.features is not None:
+                self.features.fit(rows, seed)
         return [np.asarray(own) for own in good]
 
     def _keep(self, view: View) -> None:
