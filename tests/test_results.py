@@ -618,19 +618,22 @@ def test_what_an_autoregressive_model_needs():
     page = text_of("docs/results/levels.md")
     found, widths = {}, []
     for row in rows_of(RESULTS / "autoregressive.csv"):
-        if row["scored"] == "test" and row["width"] == "24":
+        if row["scored"] == "test" and row["width"] == ("24" if int(row["seconds"]) < 300 else "32"):
+            assert float(row["test_bpd_se"]) < 0.0215
             found.setdefault(row["seconds"], []).append(float(row["test_bpd"]))
         if row["scored"] == "validation":
             widths.append((float(row["test_bpd"]), row["width"]))
     assert min(widths)[1] == "24"
     assert len(widths) == 9
-    assert [len(own) for own in found.values()] == [3, 3, 3]
-    means = [f"{statistics.mean(found[seconds]):.3f}" for seconds in ("60", "120", "240")]
-    assert "{}, {} and {} bits/dim after".format(*means) in page
+    seconds = ("60", "120", "240", "480", "960")
+    assert {own: len(found[own]) for own in found} == dict.fromkeys(seconds, 3)
+    means = [f"{statistics.mean(found[own]):.3f}" for own in seconds]
+    assert "{}, {} and {} bits/dim after 60, 120 and 240".format(*means[:3]) in page
+    assert "{} after 480 and {} after 960".format(*means[3:]) in page
     assert ", ".join(means) in row_of("autoregressive, 60")
-    halves = [T_THREE * statistics.stdev(own) / 3**0.5 for own in found.values()]
-    assert "± {:.3f}, {:.3f}, {:.3f}".format(*halves) in page
-    assert f"{means[-1]} after four" in text_of("README.md")
+    halves = [T_THREE * statistics.stdev(found[own]) / 3**0.5 for own in seconds]
+    assert f"± {', '.join(f'{own:.3f}' for own in halves)}" in page
+    assert f"{means[2]} after four, and {means[4]} after sixteen" in text_of("README.md")
 
 
 def test_how_far_enlarging_is_ahead_of_bicubic():
