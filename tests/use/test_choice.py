@@ -51,24 +51,29 @@ def maps(rng, shift, count=200):
     return found.astype(np.float32)
 
 
+def kinds(rng):
+    """What features say of images as a whole."""
+    return rng.normal(size=(200, 1)).astype(np.float32)
+
+
 def test_maps_that_only_disturb_are_left_out_and_others_stay(rng):
-    good, copies = ([4 * maps(rng, 0), maps(rng, shift), maps(rng, shift)] for shift in (0, 3))
+    good, copies = ([4 * maps(rng, 0), maps(rng, own), maps(rng, own), kinds(rng)] for own in (0, 5))
     view, areas = choice.chosen(good, copies, 3)
     assert view == View(False, (1, 2))
     assert next(iter(areas)) == view
     assert areas[view] > areas[View(False, (0, 1, 2))] + 0.02
     assert areas[View(False, (0,))] < 0.6
-    alike = [[maps(rng, shift)] * 2 for shift in (0, 2)]
+    alike = [[*[maps(rng, shift)] * 2, kinds(rng)] for shift in (0, 2)]
     assert choice.chosen(*alike, 2)[0] == View(False, (0, 1))
     assert str(View(True, (0, 1))) == "pixels and features 1 + 2"
 
 
 def test_pixels_that_only_disturb_are_left_out_and_features_that_do(rng):
     pixels = [[rng.normal(size=(200, 4, 4, 3)).astype(np.float32)] for _ in range(2)]
-    features = [[maps(rng, shift)] for shift in (0, 6)]
+    features = [[maps(rng, shift), kinds(rng)] for shift in (0, 5)]
     assert choice.chosen(*(a + b for a, b in zip(pixels, features, strict=True)), 1)[0] == View(False, (0,))
     pixels[1][0][:, 1, 1] += 2
-    blind = [[4 * maps(rng, 0)], [4 * maps(rng, 0)]]
+    blind = [[4 * maps(rng, 0), kinds(rng)] for _ in range(2)]
     assert choice.chosen(*(a + b for a, b in zip(pixels, blind, strict=True)), 1)[0] == View(True, ())
 
 
@@ -101,7 +106,7 @@ def test_what_is_left_out_is_neither_computed_nor_saved(left_out, network, digit
     loaded = NoveltyDetector.load(tmp_path / "d", network if view.maps else None)
     np.testing.assert_array_equal(loaded.score_and_heat(digits[:5])[0], scores)
     np.testing.assert_array_equal(loaded.heat(digits[:5]), heat)
-    assert len(detector.models_(digits[:5])) == (1 if view.maps else 2)
+    assert len(detector.models_(digits[:5])) == 2  # levels, or what is said of the map and of all maps
     assert (detector.prior_ is None) == (not view.pixels)
 
 

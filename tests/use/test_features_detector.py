@@ -70,7 +70,7 @@ def test_it_is_saved_loaded_and_exported_with_the_same_numbers(
 ):
     if with_prior:
         detector = both
-        assert len(detector.models_(digits[:2])) == 2 + 1  # two levels, and the features of all scales
+        assert len(detector.models_(digits[:2])) == 2 + 2  # two levels, features of all scales, their kind
     images = digits[60:70]
     scores, heat = detector.score_and_heat(images)
     detector.save(tmp_path / "d")

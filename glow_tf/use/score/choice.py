@@ -12,14 +12,16 @@ import tensorflow as tf
 
 from glow_tf.use.score.damage import KINDS
 from glow_tf.use.score.features import together
-from glow_tf.use.score.rule import Rule
+from glow_tf.use.score.rule import Rule, of_places
 
 COPIES = 200  # damaged ones, about
 THUMB = 16  # pixels of a side, by which images are compared
 NEAR = 0.15  # of the usual distance
 MOST_COMPARED = 500  # images, each with all
 
-Found = Sequence[np.ndarray]  # what was said of images, [N, h, w, F] of each resolution
+Found = Sequence[
+    np.ndarray
+]  # what was said of images: [N, h, w, F] of each resolution, and [N, 1] of features
 
 
 class View(NamedTuple):
@@ -29,10 +31,11 @@ class View(NamedTuple):
     maps: tuple[int, ...]
 
     def of(self, found: Found, count: int) -> list[np.ndarray]:
-        """Returns what of `found` is looked at; its last `count` are maps of features, which are added up."""
-        of_pixels = len(found) - count
-        kept = list(found[:of_pixels]) if self.pixels else []
-        return kept + ([together([found[of_pixels + k] for k in self.maps])] if self.maps else [])
+        """Returns what of `found` is looked at; its last `count` maps are of features, which are added up."""
+        maps, kinds = of_places(found), [own for own in found if len(own.shape) == 2]
+        of_pixels = len(maps) - count
+        kept = maps[:of_pixels] if self.pixels else []
+        return kept + ([together([maps[of_pixels + k] for k in self.maps]), *kinds] if self.maps else [])
 
     def __str__(self) -> str:
         maps = f"features {' + '.join(str(k + 1) for k in self.maps)}" if self.maps else ""
@@ -46,7 +49,7 @@ def copied(held_out: np.ndarray) -> np.ndarray:
 
 
 def chosen(good: Found, copies: Found, count: int) -> tuple[View, dict[View, float]]:
-    """Chooses what tells damaged copies from good images best, unless all of it does about as well.
+    """Chooses what tells damaged copies by their worst places best, unless all of it does about as well.
 
     Measured are all maps of features with pixels, if there are any; neighbouring maps; pixels; and these with
     the best of the maps. Another one than the first must be ahead by twice the standard error of the
@@ -61,15 +64,13 @@ def chosen(good: Found, copies: Found, count: int) -> tuple[View, dict[View, flo
         own = [view.of(found, count) for found in (good, copies)]
         size = own[0][0].shape[1:3]
         rule = Rule.of(own[0])
-        kind, places = rule(own[0], size)
-        rule = rule.scaled(kind, tf.reduce_max(places, axis=[1, 2]))
-        usual, scores = (np.maximum(k, np.max(p, (1, 2))) for k, p in (rule(maps, size) for maps in own))
+        usual, scores = (np.max(rule(maps, size)[1], axis=(1, 2)) for maps in own)
         above[view] = (scores[:, np.newaxis] > usual) + 0.5 * (scores[:, np.newaxis] == usual)
 
     def area(view: View) -> float:
         return float(above[view].mean())
 
-    pixels, runs = len(good) > count, itertools.combinations(range(count + 1), 2)
+    pixels, runs = len(of_places(good)) > count, itertools.combinations(range(count + 1), 2)
     first = View(pixels, tuple(range(count)))
     measure(first)
     for low, high in runs:

@@ -25,6 +25,7 @@ from glow_tf.use.score.rule import Rule
 
 FEWEST = 20  # good images
 FOLDS = 3  # of the good images, on all but one of which a copy is tuned
+MOST_FOLDS = 100  # the same for scales; of fewer images each is one
 MORE_FOLDS = 10  # the same for rules and for features, which take little time
 MANY = 300  # good images, which a copy is tuned on once: on half of them, or so many as help
 MOST_TUNED = 500
@@ -58,8 +59,8 @@ class NoveltyDetector(BaseEstimator):
     of them, as each good one was.
 
     Where pixels see nothing, `features` of a frozen network may: `Features` says how likely each place of its
-    maps is. Which of the maps are looked at, and whether pixels are beside them, is chosen by what tells
-    copies of held-out good images, into which damage is drawn, from these images best.
+    maps is, and an image as a whole. Which of the maps are looked at, and whether pixels are beside them, is
+    chosen by what tells copies of held-out good images, into which damage is drawn, from these images best.
 
     Names are those of PyOD and scikit-learn; `predict` returns 0 and 1, as in PyOD.
 
@@ -136,7 +137,7 @@ class NoveltyDetector(BaseEstimator):
         self.models_.check(images, condition)
         folds = self._held_out(groups)
         good = self.models_.fit(images, in_arrays(condition), folds, self.seed, self.epochs)
-        if bad := sum(~np.isfinite(own).all(axis=(1, 2, 3)) for own in good).astype(bool).sum():
+        if bad := sum(~np.isfinite(own).reshape(len(own), -1).all(axis=1) for own in good).astype(bool).sum():
             raise ConfigError(
                 f"the models must be able to score the good images. Received: {bad} of {len(good[0])} whose "
                 "log-density is not finite"
@@ -181,19 +182,23 @@ class NoveltyDetector(BaseEstimator):
     def _calibrate(self, good: Sequence[np.ndarray], groups: np.ndarray, size: Sequence[int]) -> None:
         """Judges each good image by a rule of others, and keeps the rule of all with the scale of these.
 
-        Of features alone a rule keeps the order, whatever it was fitted to: then that of all judges.
+        Of features alone a rule keeps both orders, whatever it was fitted to: then that of all judges, and
+        only the scale, which says how the two compare, is that of others.
         """
-        alone = len(good) == 1 and good[0].shape[-1] == 1
-        fold_of = np.zeros(len(groups), int) if alone else self._folds(groups, MORE_FOLDS)
+        alone, of_all = all(own.shape[-1] == 1 for own in good), Rule.of(good)
+        fold_of = self._folds(groups, MORE_FOLDS)
         kind, worst = np.empty(len(fold_of)), np.empty(len(fold_of))
-        for fold in np.unique(fold_of):
-            out = fold_of == fold
-            rule = Rule.of([own if alone else own[~out] for own in good])
+        for out in (fold_of == fold for fold in np.unique(fold_of)):
+            rule = of_all if alone else Rule.of([own[~out] for own in good])
             kind[out], places = rule([own[out] for own in good], size)
             worst[out] = tf.reduce_max(places, axis=[1, 2])
-        self._rule = Rule.of(good).scaled(kind, worst)
-        kind, worst = self._rule.in_units(kind, worst)
-        self.decision_scores_, self._worst = _rounded(np.maximum(kind, worst)), _rounded(worst)
+        self._rule = of_all.scaled(kind, worst)
+        scores = np.maximum(*self._rule.in_units(kind, worst))
+        fold_of = self._folds(groups, MOST_FOLDS)
+        for out in (fold_of == fold for fold in np.unique(fold_of)) if alone else ():
+            rule = self._rule.scaled(kind[~out], worst[~out])
+            scores[out] = np.maximum(*rule.in_units(kind[out], worst[out]))
+        self.decision_scores_, self._worst = _rounded(scores), _rounded(self._rule.in_units(kind, worst)[1])
 
     def _check_contamination(self, count: int) -> None:
         smallest = 1 / (1 + count)

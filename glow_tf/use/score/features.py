@@ -1,4 +1,4 @@
-"""How likely a frozen network's features are, place by place."""
+"""How likely a frozen network's features are, place by place and all over an image."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from glow_tf.core.errors import ConfigError, in_one_line
 from glow_tf.core.progress import with_progress
 from glow_tf.use.latents import batch_of
 from glow_tf.use.score import lite0
+from glow_tf.use.score.rule import gaussian, mean_square
 
 MODES = 8
 ROWS_OF_A_MODE = 100  # on average, at least; a mode with a fifth of them is left out
 MOST_ROWS = 30_000  # places that densities are fitted to
 LEAST_VARIANCE = 1e-3  # of a mode, where all rows together have 1
+KIND = "features kind"
 NONE = -1e9  # the log-weight of a mode that there is not
 
 
@@ -39,11 +41,12 @@ def opened(path: str | os.PathLike) -> keras.Model:
 
 
 class Features:
-    """A frozen network's feature maps, and how likely each place of them is.
+    """A frozen network's feature maps, and how likely each place of them is, and their means.
 
     At each scale, places have a density of their own: a mixture of Gaussians, the same wherever a place is.
     k-means cuts the places of good images into modes. Each gets a Gaussian, whose correlations are shrunk
-    (Ledoit and Wolf 2004). One Gaussian for all sees less: an edge and a surface vary differently.
+    (Ledoit and Wolf 2004). One Gaussian for all sees less: an edge and a surface vary differently. The kind
+    of an image has a Gaussian, too, of the means of all maps over their places.
 
     Args:
       network: a Keras model, images [N, H, W, C] → a map [N, h, w, F], or several; or what `opened` takes. It
@@ -74,13 +77,18 @@ class Features:
             of_density = {"whitening": (size, MODES * size), "shift": (MODES * size,), "weight": (MODES,)}
             for name, shape in of_density.items():
                 self.arrays[f"features {k} {name}"] = tf.Variable(tf.zeros(shape), trainable=False)
+        size = sum(own[-1] for own in shapes)
+        for name, shape in {"mean": (size,), "whitening": (size, size)}.items():
+            self.arrays[f"{KIND} {name}"] = tf.Variable(tf.zeros(shape), trainable=False)
 
     def keep(self, used: Sequence[int]) -> None:
-        """Leaves out all maps but these, and their densities; ValueError if there are no such maps."""
+        """Leaves out the densities of all maps but these; ValueError if there are no such maps."""
         if not used or not set(used) <= set(self.used):
             raise ValueError(f"maps must be some of {self.used}, and not {used}")
-        kept = {name: value for name, value in self.arrays.items() if int(name.split()[1]) in used}
-        self.used, self.arrays = list(used), kept
+        for k in set(self.used) - set(used):
+            for name in [name for name in self.arrays if name.startswith(f"features {k} ")]:
+                del self.arrays[name]
+        self.used = list(used)
 
     def maps(self, images: tf.Tensor) -> list[tf.Tensor]:
         """Returns the network's maps of images, float32 [B, h, w, F] each."""
@@ -88,9 +96,13 @@ class Features:
         return [tf.cast(own, tf.float32) for own in tf.nest.flatten(self.network(images, training=False))]
 
     def __call__(self, images: tf.Tensor) -> list[tf.Tensor]:
-        """Returns the log-densities of the maps in use, [B, h, w, 1] each; `together` adds them up."""
+        """Returns the log-densities of the maps in use, [B, h, w, 1] each, and of the image's kind, [B, 1].
+
+        `together` adds up the former.
+        """
         maps = self.maps(images)
-        return [self.log_density(k, maps[k])[..., tf.newaxis] for k in self.used]
+        of_kind = -0.5 * mean_square(self.arrays, KIND, _means(maps))
+        return [self.log_density(k, maps[k])[..., tf.newaxis] for k in self.used] + [of_kind[:, tf.newaxis]]
 
     def log_density(self, k: int, x: tf.Tensor) -> tf.Tensor:
         """Returns the mean log-density per feature, nats, of the k-th map x: [B, h, w, F] → [B, h, w]."""
@@ -103,7 +115,7 @@ class Features:
         return tf.reduce_logsumexp(each, axis=-1) / x.shape[-1]
 
     def rows(self, images: np.ndarray, seed: int) -> list[np.ndarray]:
-        """Returns features at random places of all images, [N, R, F] of each map."""
+        """Returns features at random places of all images, [N, R, F] of each map, and all means, [N, F]."""
         rng, size = np.random.default_rng(seed % 2**32), batch_of(images.shape[1:])
         most = max(1, MOST_ROWS // len(images))
         maps = tf.function(self.maps, autograph=False, reduce_retracing=True)
@@ -113,7 +125,8 @@ class Features:
             batch = maps(tf.constant(images[start : start + size]))
             flat = [np.reshape(own, [len(own), -1, own.shape[-1]]) for own in batch]
             which = [rng.random(own.shape[:2]).argsort(axis=1)[:, :most, np.newaxis] for own in flat]
-            found.append([np.take_along_axis(own, w, axis=1) for own, w in zip(flat, which, strict=True)])
+            places = [np.take_along_axis(own, w, axis=1) for own, w in zip(flat, which, strict=True)]
+            found.append([*places, _means(batch).numpy()])
         return [np.concatenate(own) for own in zip(*found, strict=True)]
 
     def fit(self, rows: Sequence[np.ndarray], seed: int) -> None:
@@ -122,11 +135,18 @@ class Features:
             found = _mixture(rows[k].reshape(-1, rows[k].shape[-1]), seed)
             for name, value in found.items():
                 self.arrays[f"features {k} {name}"].assign(value)
+        for name, value in gaussian(KIND, rows[-1]).items():
+            self.arrays[name].assign(value)
 
 
 def together(found: Sequence[tf.Tensor]) -> tf.Tensor:
     """Returns the log-density of several maps together, at the places of the first, [B, h, w, 1]."""
     return tf.add_n([found[0], *(tf.image.resize(own, found[0].shape[1:3]) for own in found[1:])])
+
+
+def _means(maps: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns the means over places of all maps, [B, F]."""
+    return tf.concat([tf.reduce_mean(own, axis=[1, 2]) for own in maps], axis=-1)
 
 
 def _mixture(rows: np.ndarray, seed: int) -> dict[str, np.ndarray]:

@@ -78,8 +78,7 @@ def load(kind: type, folder: pathlib.Path, features: keras.Model | str | None) -
             used.features.keep(about["maps"])
         known = used.features.arrays if features is not None else {}
         # Numbers of this rule, whatever they are, have the shapes of others.
-        others = [np.zeros((2, 1, 1, depth), np.float32) for depth in used.depths]
-        expected = {**Rule.of(others).arrays, **known}
+        expected = {**Rule.of(used.of_a_place).arrays, **known}
         count = shapes_of(folder / NUMBERS)[GOOD][0]
         expected |= dict.fromkeys((GOOD, WORST), np.broadcast_to(0.0, count))
         arrays = read_arrays(folder / NUMBERS, expected)

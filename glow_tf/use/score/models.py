@@ -158,7 +158,7 @@ class Models:
             raise ConfigError("without a prior nothing is given with images. Received: a condition")
 
     def of_batch(self, images: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN) -> list[tf.Tensor]:
-        """Returns for each resolution what is looked at, [B, h, w, F]: see `compared` and `Features`."""
+        """Returns what is looked at: `compared` says it of pixels, `Features` of features."""
         return self._joined(self._apart(images, condition, mode))
 
     def _apart(self, images: tf.Tensor, condition: Condition = None, mode: Mode = PLAIN) -> list[tf.Tensor]:
@@ -179,9 +179,10 @@ class Models:
         return self._function
 
     @property
-    def depths(self) -> list[int]:
-        """F of each resolution, which is known before anything is computed."""
-        return [own.shape[-1] for own in self._traced().get_concrete_function().structured_outputs]
+    def of_a_place(self) -> list[np.ndarray]:
+        """What `of_batch` returns, as 0 at one place of two images; only the shapes are known before."""
+        found = self._traced().get_concrete_function().structured_outputs
+        return [np.zeros((2, *(1 for _ in own.shape[1:-1]), own.shape[-1]), np.float32) for own in found]
 
     def __call__(self, images: np.ndarray, condition: Condition = None, way: Any = None) -> list[np.ndarray]:
         """Returns what `of_batch`, or a traced `way`, says of all images; ConfigError if there are none."""

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -106,8 +107,8 @@ def compared(prior: Maps, tuned: Maps) -> list[tf.Tensor]:
 class Rule:
     """How unusual an image is, and each place of it, by what `compared` returns of good images.
 
-    1. A Gaussian of the means over all places, of all resolutions together, tells the kind of an image. With
-       features alone its worst place does: deep features see much of an image, and their means less.
+    1. A Gaussian of the means over all places, of all resolutions together, tells the kind of an image; what
+       features say of it is one number more.
     2. At each resolution a Gaussian of single places tells damages. The squared distances from them, enlarged
        to the image's size and averaged over resolutions, are the map. Its largest value counts.
     3. The logarithms of both are brought to one scale: 0 is the median of good images that the Gaussians have
@@ -125,11 +126,11 @@ class Rule:
 
     @classmethod
     def of(cls, good: Sequence[np.ndarray]) -> Rule:
-        """Fits the Gaussians to what `compared` returned of good images, [N, h, w, F] each."""
-        arrays = _gaussian("image", _means(good)) if _tell_kinds(good) else {}
-        for k, own in enumerate(good):
+        """Fits the Gaussians to what was said of good images, [N, h, w, F] each, or [N, 1]."""
+        arrays = gaussian("image", _of_images(good))
+        for k, own in enumerate(of_places(good)):
             rows = np.reshape(own, [-1, own.shape[-1]])
-            arrays |= _gaussian(f"places {k}", rows[:: -(-len(rows) // MOST_ROWS)])
+            arrays |= gaussian(f"places {k}", rows[:: -(-len(rows) // MOST_ROWS)])
         return cls({**arrays, "scale": np.array([[0, 1], [0, 1]], np.float32)})
 
     def scaled(self, kind: np.ndarray, worst: np.ndarray) -> Rule:
@@ -142,20 +143,18 @@ class Rule:
         """Returns how unusual the kind of images is, [B], and each of their places, [B, H, W]."""
         maps = self._maps(found, size)
         places = tf.math.log(tf.add_n(maps) / len(maps))
-        if "image mean" not in self.arrays:
-            return self.in_units(tf.reduce_max(places, axis=[1, 2]), places)
-        return self.in_units(tf.math.log(self._distance("image", _means(found))), places)
+        return self.in_units(tf.math.log(self._distance("image", _of_images(found))), places)
 
     def levels(self, found: Sequence[tf.Tensor], size: tuple[int, int]) -> dict[str, tf.Tensor]:
         """Returns the maps of single resolutions, [B, H, W] each, by how many places they have."""
-        names = ["x".join(map(str, own.shape[1:3])) for own in _tell_kinds(found)] + ["features"]
+        names = ["x".join(map(str, own.shape[1:3])) for own in _of_pixels(found)] + ["features"]
         maps = [self.in_units(0.0, tf.math.log(own))[1] for own in self._maps(found, size)]
         return dict(zip(names, maps, strict=False))
 
     def _maps(self, found: Sequence[tf.Tensor], size: tuple[int, int]) -> list[tf.Tensor]:
         """Returns the squared distances of the places of each resolution, [B, H, W] each."""
-        distances = [self._distance(f"places {k}", own)[..., tf.newaxis] for k, own in enumerate(found)]
-        return [tf.image.resize(own, size)[..., 0] for own in distances]
+        distances = [self._distance(f"places {k}", own) for k, own in enumerate(of_places(found))]
+        return [tf.image.resize(own[..., tf.newaxis], size)[..., 0] for own in distances]
 
     def in_units(self, *values: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Brings logarithms of distances, of the kind and of places, to the scale."""
@@ -164,22 +163,34 @@ class Rule:
 
     def _distance(self, name: str, x: tf.Tensor) -> tf.Tensor:
         """Returns the mean squared distance from a Gaussian, in its units: [..., F] → [...]."""
-        white = tf.linalg.matmul(x - self.arrays[f"{name} mean"], self.arrays[f"{name} whitening"])
         if x.shape[-1] > 1:
-            return tf.reduce_mean(tf.square(white), axis=-1)
-        return tf.square(tf.sqrt(1 + tf.square(white[..., 0])) - white[..., 0]) / 4  # about w² if w ≪ 0
+            return mean_square(self.arrays, name, x)
+        white = (x[..., 0] - self.arrays[f"{name} mean"][0]) * self.arrays[f"{name} whitening"][0, 0]
+        return tf.square(tf.sqrt(1 + tf.square(white)) - white) / 4  # about w² if w ≪ 0
 
 
-def _tell_kinds(found: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns the maps whose means tell kinds: those of `compared`."""
-    return [own for own in found if own.shape[-1] == COMPARED]
+def of_places(found: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns the maps, without what is said of an image as a whole."""
+    return [own for own in found if len(own.shape) == 4]
 
 
-def _means(found: Sequence[tf.Tensor]) -> tf.Tensor:
-    return tf.concat([tf.reduce_mean(own, axis=[1, 2]) for own in _tell_kinds(found)], axis=-1)
+def _of_pixels(found: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    return [own for own in of_places(found) if own.shape[-1] == COMPARED]
 
 
-def _gaussian(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+def _of_images(found: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns what tells kinds of images, [N, F]: means of `compared`, and the log-density of features."""
+    means = [tf.reduce_mean(own, axis=[1, 2]) for own in _of_pixels(found)]
+    return tf.concat([*means, *(own for own in found if len(own.shape) == 2)], axis=-1)
+
+
+def mean_square(arrays: Mapping[str, Any], name: str, x: tf.Tensor) -> tf.Tensor:
+    """Returns the mean squared distance, [..., F] → [...], from what `gaussian` of this name found."""
+    white = tf.linalg.matmul(x - arrays[f"{name} mean"], arrays[f"{name} whitening"])
+    return tf.reduce_mean(tf.square(white), axis=-1)
+
+
+def gaussian(name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Fits a Gaussian to rows [N, F]; its correlations are shrunk if rows are few (Ledoit and Wolf 2004)."""
     rows = np.asarray(rows, np.float64)
     mean, unit = rows.mean(axis=0), rows.std(axis=0) + 1e-6
