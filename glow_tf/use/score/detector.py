@@ -25,7 +25,6 @@ from glow_tf.use.score.rule import Rule
 
 FEWEST = 20  # good images
 FOLDS = 3  # of the good images, on all but one of which a copy is tuned
-MOST_FOLDS = 100  # the same for scales; of fewer images each is one
 MORE_FOLDS = 10  # the same for rules and for features, which take little time
 MANY = 300  # good images, which a copy is tuned on once: on half of them, or so many as help
 MOST_TUNED = 500
@@ -182,8 +181,7 @@ class NoveltyDetector(BaseEstimator):
     def _calibrate(self, good: Sequence[np.ndarray], groups: np.ndarray, size: Sequence[int]) -> None:
         """Judges each good image by a rule of others, and keeps the rule of all with the scale of these.
 
-        Of features alone a rule keeps both orders, whatever it was fitted to: then that of all judges, and
-        only the scale, which says how the two compare, is that of others.
+        Of features alone a rule keeps both orders, whatever it was fitted to: then that of all judges.
         """
         alone, of_all = all(own.shape[-1] == 1 for own in good), Rule.of(good)
         fold_of = self._folds(groups, MORE_FOLDS)
@@ -193,12 +191,8 @@ class NoveltyDetector(BaseEstimator):
             kind[out], places = rule([own[out] for own in good], size)
             worst[out] = tf.reduce_max(places, axis=[1, 2])
         self._rule = of_all.scaled(kind, worst)
-        scores = np.maximum(*self._rule.in_units(kind, worst))
-        fold_of = self._folds(groups, MOST_FOLDS)
-        for out in (fold_of == fold for fold in np.unique(fold_of)) if alone else ():
-            rule = self._rule.scaled(kind[~out], worst[~out])
-            scores[out] = np.maximum(*rule.in_units(kind[out], worst[out]))
-        self.decision_scores_, self._worst = _rounded(scores), _rounded(self._rule.in_units(kind, worst)[1])
+        kind, worst = self._rule.in_units(kind, worst)
+        self.decision_scores_, self._worst = _rounded(np.maximum(kind, worst)), _rounded(worst)
 
     def _check_contamination(self, count: int) -> None:
         smallest = 1 / (1 + count)
