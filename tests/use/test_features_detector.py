@@ -64,6 +64,19 @@ def test_features_tell_what_is_unlike_the_good_images_and_where(detector, digits
         detector.predict(digits[:2], condition=np.zeros((2, 1)))
 
 
+def test_an_image_may_be_unusual_as_a_whole_where_each_of_its_places_is_usual(rng):
+    inputs = keras.Input((8, 8, 1))
+    network = keras.Model(inputs, keras.layers.Rescaling([1.0, 0.5])(inputs))
+    detector = NoveltyDetector(None, features=network).fit(rng.integers(0, 256, (60, 8, 8, 1), np.uint8))
+    odd = np.full((2, 8, 8, 1), 200, np.uint8)
+    odd[1] = rng.integers(0, 256, (8, 8, 1))
+    scores, heat = detector.score_and_heat(odd)
+    assert heat.max(axis=(1, 2)).max() < 1.5
+    assert scores[0] > 3
+    assert scores[1] < 2
+    assert detector.p_value(odd)[0] == detector.smallest
+
+
 @pytest.mark.parametrize("with_prior", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_it_is_saved_loaded_and_exported_with_the_same_numbers(
     with_prior, network, detector, both, digits, tmp_path

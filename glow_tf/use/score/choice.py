@@ -19,9 +19,8 @@ THUMB = 16  # pixels of a side, by which images are compared
 NEAR = 0.15  # of the usual distance
 MOST_COMPARED = 500  # images, each with all
 
-Found = Sequence[
-    np.ndarray
-]  # what was said of images: [N, h, w, F] of each resolution, and [N, 1] of features
+# What was said of images: [N, h, w, F] of each resolution, and [N, 1] if features are looked at.
+Found = Sequence[np.ndarray]
 
 
 class View(NamedTuple):
