@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from glow_tf.use.score.damage import KINDS
 from glow_tf.use.score.features import together
-from glow_tf.use.score.rule import Rule, of_places
+from glow_tf.use.score.rule import Rule, of_places, of_wholes
 
 COPIES = 200  # damaged ones, about
 THUMB = 16  # pixels of a side, by which images are compared
@@ -31,10 +31,12 @@ class View(NamedTuple):
 
     def of(self, found: Found, count: int) -> list[np.ndarray]:
         """Returns what of `found` is looked at; its last `count` maps are of features, which are added up."""
-        maps, kinds = of_places(found), [own for own in found if len(own.shape) == 2]
+        maps = of_places(found)
         of_pixels = len(maps) - count
         kept = maps[:of_pixels] if self.pixels else []
-        return kept + ([together([maps[of_pixels + k] for k in self.maps]), *kinds] if self.maps else [])
+        if self.maps:
+            kept = [*kept, together([maps[of_pixels + k] for k in self.maps]), *of_wholes(found)]
+        return kept
 
     def __str__(self) -> str:
         maps = f"features {' + '.join(str(k + 1) for k in self.maps)}" if self.maps else ""

@@ -210,25 +210,22 @@ class Models:
         Otherwise models stay as they are: fitted to as many images as those that judged the held-out ones, so
         that new images look no more usual than these.
         """
-        tuner, rows, ends, found, hurt = None, [], [], [], []
+        tuner, ends, found, hurt = None, [], [], []
         if self.prior is not None:
             count = len(images) if len(folds) > 1 else int((~folds[0]).sum())
             tuner = Tuner(self.prior, count, seed, epochs)
             self.tuned = tuner.flow
-        if self.features is not None:
-            rows = self.features.rows(images, seed)
+        rows = [] if self.features is None else self.features.rows(images, seed)
         apart = tf.function(self._apart, input_signature=self.signature, autograph=False)
-        which = np.arange(0)
-        if self._may_choose(condition):
-            which = copied(np.flatnonzero(np.any(folds, axis=0)))
+        held_out = np.flatnonzero(np.any(folds, axis=0))
+        which = copied(held_out) if self._may_choose(condition) else held_out[:0]
         copies = damaged(images[which], seed)[0]
         for fold in folds:
             kept, out = np.flatnonzero(~fold), np.flatnonzero(fold)
             if tuner:
                 judges = out[:: math.ceil(len(out) / MOST_JUDGES)]
-                given = some_of(condition, judges)
-                held_out = images[judges] if condition is None else (images[judges], given)
-                ends.append(tuner.tune(images[kept], some_of(condition, kept), held_out))
+                by = images[judges] if condition is None else (images[judges], some_of(condition, judges))
+                ends.append(tuner.tune(images[kept], some_of(condition, kept), by))
             if rows:
                 self.features.fit([own[kept] for own in rows], seed)
             found.append(self(images[out], some_of(condition, out), apart))

@@ -174,6 +174,11 @@ def of_places(found: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return [own for own in found if len(own.shape) == 4]
 
 
+def of_wholes(found: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns what is said of an image as a whole, [N, 1]: by features, if they are looked at."""
+    return [own for own in found if len(own.shape) == 2]
+
+
 def _of_pixels(found: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return [own for own in of_places(found) if own.shape[-1] == COMPARED]
 
@@ -181,7 +186,7 @@ def _of_pixels(found: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 def _of_images(found: Sequence[tf.Tensor]) -> tf.Tensor:
     """Returns what tells kinds of images, [N, F]: means of `compared`, and the log-density of features."""
     means = [tf.reduce_mean(own, axis=[1, 2]) for own in _of_pixels(found)]
-    return tf.concat([*means, *(own for own in found if len(own.shape) == 2)], axis=-1)
+    return tf.concat([*means, *of_wholes(found)], axis=-1)
 
 
 def mean_square(arrays: Mapping[str, Any], name: str, x: tf.Tensor) -> tf.Tensor:
