@@ -8,11 +8,11 @@ a folder with all that `check` needs, but for a --features file. --model=prior i
 photographs_grey for grey images. --features=lite0 looks at images of 448×448 by a small network instead of
 pixels: it sees small defects better. In images of 32×32 cifar10_small sees damages better than photographs,
 and is faster. `check` writes a folder, --output: scores.csv with a p-value, a flag and a reason for each
-image; heat/, each flagged image beside maps of what is unusual in it, of all resolutions together and of
-each; and worst.html, a page that shows the most unusual ones, on which the rate can be changed. In scores.csv
-a name that a spreadsheet would take as a formula, such as `=a.png`, has an apostrophe before it. An image is
-flagged if its p-value is at most --false_alarms: about this share of images like the good ones is flagged as
-well, on average. `glow_tf.NoveltyDetector` is the same from Python.
+image; heat/, each flagged image beside a map of what is unusual in it; and worst.html, a page that shows the
+most unusual ones, on which the rate can be changed. In scores.csv a name that a spreadsheet would take as a
+formula, such as `=a.png`, has an apostrophe before it. An image is flagged if its p-value is at most
+--false_alarms: about this share of images like the good ones is flagged as well, on average.
+`glow_tf.NoveltyDetector` is the same from Python.
 """
 
 from __future__ import annotations
@@ -55,11 +55,8 @@ TRAINED_ON = (
     "--split=test has those that it was not trained on."
 )
 HOTTEST = 2.0  # of a map; good images seldom reach 1
-COLUMNS = ("name", "p_value", "flagged", "score", "place_p_value", "row", "column", "reason", "place_score")
-LEGEND = (
-    "From left to right: {}. The map is the mean of those of single resolutions, of so many places. Full red "
-    "is 2 or more; nine of ten good images have no place above 1 in their map."
-)
+COLUMNS = ("name", "p_value", "flagged", "score", "row", "column", "reason", "place_score")
+LEGEND = "Beside each image is its map. Full red: 2 or more; nine of ten good images have no place above 1."
 SMALLEST_SHOWN = 128  # pixels of the longer side; smaller images are enlarged
 LARGEST_SHOWN = 2048  # pixels of an image beside its maps, on the page
 _SLIDER = """<p><label>False alarms:
@@ -152,6 +149,9 @@ def _fit(values: flags.FlagValues, path: pathlib.Path) -> None:
         detector.fit(used.images, condition=used.condition, groups=_groups(values.groups, used.names))
     for warning in caught:
         print(f"WARNING: {warning.message}")
+    if detector.others_:
+        shares = ", ".join(f"{share:.0%} of {name}" for name, share in detector.others_.items())
+        print(f"Flagged at {detector.contamination:g}, as images of other kinds: {shares}.")
     if detector.areas_:
         own, *others = (f"{name} {area:.3f}" for name, area in detector.areas_.items())
         print(
@@ -252,7 +252,7 @@ def _detector(values: flags.FlagValues, path: pathlib.Path) -> Any:
             f"calibration has. Received: false_alarms={values.false_alarms:g}"
         )
     used = detector.models_
-    if used.data_dtype != "uint8" or used.image_shape[-1] not in (1, 3):
+    if not used.takes_pictures:
         raise ConfigError(
             "calibration must be of images of bytes, of one channel or three; others are for Python. "
             f"Received: calibration={str(path)!r} of {used.data_dtype}, {used.image_shape}"
@@ -266,32 +266,28 @@ def _check(values: flags.FlagValues, path: pathlib.Path, white: int) -> None:
     folder = model_flags.output_folder(values, own=WRITTEN)
     detector = _detector(values, path)
     (used,) = model_flags.images_of(values, detector.models_)
-    found = detector.models_(used.images, used.condition)
-    scores, heat = detector.score_and_heat_of(found)
-    p_values, of_places = detector.p_value_of(scores), detector.place_p_value_of(heat)
+    scores, heat = detector.score_and_heat(used.images, used.condition)
+    p_values = detector.p_value_of(scores)
     flagged = p_values <= values.false_alarms
     order = (-scores).argsort(kind="stable")  # p-values tie
-    each = zip(used.names, p_values, scores, of_places, heat, strict=True)
+    each = zip(used.names, p_values, scores, heat, strict=True)
     rows = [_row(values.false_alarms, *own) for own in each]
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([COLUMNS, *rows])
     seen = order[: max(flagged.sum(), values.worst)]  # no image that is flagged comes after one that is not
-    levels = detector.level_heats_of([own[seen] for own in found])
-    levels = levels if len(levels) > 1 else {}  # one is the map itself
     heats = {k: _name_of_heat(rank, used.names[k]) for rank, k in enumerate(seen) if flagged[k]}
     with replaced_files(folder, {"scores.csv", "worst.html", *heats.values()}, values.overwrite):
         model_flags.write(folder / "scores.csv", table.getvalue().encode(errors="replace"))
         figures = []
         for rank, k in enumerate(seen):
-            maps = [heat[k], *(own[rank] for own in levels.values())]
-            picture = _with_maps(used.images[k], maps, white)
+            picture = _with_map(used.images[k], heat[k], white)
             if flagged[k]:
                 model_flags.write(folder / heats[k], pictures.png(picture))
             if rank < values.worst:
                 said = used.names[k], f"p = {p_values[k]:.3g}", rows[k][COLUMNS.index("reason")]
                 shown = pictures.png(picture, LARGEST_SHOWN)
                 figures.append(html_page.picture(shown, html_page.PNG, "", *said))
-        page = _page(values, detector, len(used.images), figures, [*levels], p_values[order])
+        page = _page(values, detector, len(used.images), figures, p_values[order])
         model_flags.write(folder / "worst.html", page)
     print(
         f"{flagged.sum()} of {len(used.images)} images are flagged; of images like the good ones, about "
@@ -311,38 +307,37 @@ def _page(
     detector: NoveltyDetector,
     count: int,
     figures: Sequence[str],
-    levels: Sequence[str],
     p_values: np.ndarray,
 ) -> bytes:
     """Returns the page of the images that are the most unusual of `count`, whose p-values come first."""
     least, rate = (math.log10(value) for value in (detector.smallest, values.false_alarms))
     return html_page.page(
         f"The most unusual of {count} images",
-        html_page.paragraph(LEGEND.format(", ".join(["the image", "its map", *levels]))),
+        html_page.paragraph(LEGEND),
         _SLIDER.format(least=least, rate=rate),
         html_page.side_by_side(figures, "grids"),
         _SCRIPT.format(p_values=[float(p) for p in p_values[: len(figures)]]),
     )
 
 
-def _row(rate: float, name: str, p_value: float, score: float, of_place: float, heat: np.ndarray) -> list:
+def _row(rate: float, name: str, p_value: float, score: float, heat: np.ndarray) -> list:
     """Returns an image's row of scores.csv; no spreadsheet takes its name as a formula."""
     name = printable("'" * name.startswith(("=", "+", "-", "@", "\t", "\r")) + name)
     row, column = np.unravel_index(heat.argmax(), heat.shape)
-    reason = "unusual as a whole" if p_value <= rate else ""
-    if of_place <= rate:
-        reason = f"unusual in row {row}, column {column}"
-    numbers = [f"{p_value:.6g}", "yes" if p_value <= rate else "no", f"{score:.4f}", f"{of_place:.6g}"]
-    return [name, *numbers, row, column, reason, f"{heat.max():.4f}"]
+    flagged, place = p_value <= rate, f"{heat.max():.4f}"
+    at_place = heat.max() + 1e-4 >= score  # which is rounded
+    reason = f"unusual in row {row}, column {column}" if at_place else "unusual as a whole"
+    numbers = [f"{p_value:.6g}", "yes" if flagged else "no", f"{score:.4f}"]
+    return [name, *numbers, row, column, reason if flagged else "", place]
 
 
-def _with_maps(image: np.ndarray, maps: Sequence[np.ndarray], white: int) -> np.ndarray:
-    """Returns an image uint8 [H, W, C] beside the same in grey, red where each map is unusual."""
+def _with_map(image: np.ndarray, heat: np.ndarray, white: int) -> np.ndarray:
+    """Returns an image uint8 [H, W, C] beside the same in grey, red where its map is unusual."""
     from glow_tf.run import pictures
 
     image = np.repeat(pictures.stretched(image, white), 3 // image.shape[-1], axis=-1)
-    strength = np.clip(np.stack(maps) / HOTTEST, 0, 1)[..., np.newaxis]
+    strength = np.clip(heat / HOTTEST, 0, 1)[..., np.newaxis]
     marked = (1 - strength) * image.mean(axis=-1, keepdims=True) + strength * np.array([255, 0, 0])
-    tiles = np.concatenate([image[np.newaxis], marked.astype(np.uint8)])
     zoom = max(SMALLEST_SHOWN // max(image.shape), 1)
+    tiles = np.stack([image, marked.astype(np.uint8)])
     return pictures.grid(pictures.enlarged(tiles, zoom, "NEAREST"), len(tiles))

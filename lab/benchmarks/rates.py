@@ -88,11 +88,11 @@ def _sets(given: flags.FlagValues) -> Iterator[tuple[str, np.ndarray, np.ndarray
     if given.data_dir:
         found = data.load(glow_tf.DataConfig("cifar10", given.data_dir, test_examples=100))
         images = found.train[found.labels["train"] == CLASS][:1000]
-        yield "cifar10", _at(images, SMALL), np.arange(len(images))
+        yield "cifar10", resized(images, SMALL), np.arange(len(images))
     if given.clothes:
         content = gzip.decompress(pathlib.Path(given.clothes).read_bytes())
         images = np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28, 1)[:1000]
-        yield "clothes", _at(images, SMALL), np.arange(len(images))
+        yield "clothes", resized(images, SMALL), np.arange(len(images))
     for name in ("tiles", "boards"):
         if given[name].value:
             rows, images, _ = read_tiles(pathlib.Path(given[name].value), LARGE)
@@ -105,10 +105,11 @@ def _sets(given: flags.FlagValues) -> Iterator[tuple[str, np.ndarray, np.ndarray
         cut = pixels[: height * PIECE, : width * PIECE].reshape(height, PIECE, width, PIECE, 3)
         pieces = cut.swapaxes(1, 2).reshape(-1, PIECE, PIECE, 3)
         pieces = np.random.default_rng(0).permutation(pieces)[:1000]
-        yield "pieces", _at(pieces, SMALL), np.arange(len(pieces))
+        yield "pieces", resized(pieces, SMALL), np.arange(len(pieces))
 
 
-def _at(images: np.ndarray, size: int) -> np.ndarray:
+def resized(images: np.ndarray, size: int) -> np.ndarray:
+    """Returns images uint8 [N, H, W, C] as squares of so many pixels a side."""
     return tf.image.resize(images, (size, size)).numpy().round().astype(np.uint8)
 
 

@@ -14,6 +14,7 @@ from glow_tf.use import NoveltyDetector
 from glow_tf.use.score import choice
 from glow_tf.use.score.choice import View
 from glow_tf.use.score.damage import KINDS, damaged
+from glow_tf.use.score.others import others
 
 
 @pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (3, np.uint8), (3, np.float32)])
@@ -123,6 +124,26 @@ def test_it_warns_of_groups_that_are_not_told(network, digits):
         NoveltyDetector(None, features=network).fit(several)
 
 
+@pytest.mark.parametrize("shape", [(8, 8, 1), (30, 20, 3)])
+def test_images_of_other_kinds_are_of_the_size_and_the_colours_of_good_ones(shape):
+    found = others(shape, seed=1)
+    assert [*found] == ["handwritten digits", "pieces of photographs"]
+    assert all(own.shape == (60, *shape) and own.dtype == np.uint8 for own in found.values())
+    for one, two in zip(found.values(), others(shape, seed=1).values(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert found["handwritten digits"].max(axis=(1, 2, 3)).min() > 150
+    assert found["pieces of photographs"].std(axis=(1, 2, 3)).min() > 1
+
+
+def test_it_says_how_many_images_of_other_kinds_it_flags_and_warns_where_they_pass(network, digits):
+    good = (digits[:40] * 1.98).astype(np.uint8)
+    with pytest.warns(UserWarning, match=r"only \d+% of handwritten digits would be flagged at a rate of 0"):
+        detector = NoveltyDetector(None, features=network).fit(good)
+    shares = detector.others_
+    assert shares["handwritten digits"] < 0.3 < shares["pieces of photographs"]  # the former are like these
+    assert not NoveltyDetector(None, features=network).fit(digits[:20].astype(np.float32)).others_
+
+
 def test_the_command_takes_groups_from_names(network, digits, tmp_path, monkeypatch, capsys):
     from PIL import Image
 
@@ -132,11 +153,13 @@ def test_the_command_takes_groups_from_names(network, digits, tmp_path, monkeypa
         Image.fromarray(image[..., 0]).save(tmp_path / "good" / f"part{k // 2}_{k % 2}.png")
     network.save("n.keras")
     seen = []
-    monkeypatch.setattr(NoveltyDetector, "_folds", lambda self, groups, _: seen.append(groups) or groups % 3)
+    monkeypatch.setattr(choice, "folds_of", lambda groups, *_: seen.append(groups) or groups % 3)
     given = ["fit", "--features=n.keras", "--model=", "--dataset=folder:good"]
     assert cli.run("score", [*given, "--groups=^[^_]*"]) == 0
     np.testing.assert_array_equal(np.bincount(seen[0]), [2] * 12)
-    assert "It looks at features" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "It looks at features" in said
+    assert "Flagged at 0.05, as images of other kinds: " in said
     for pattern, said in (("[", "be a regular expression"), ("x", "match in each name")):
         assert cli.run("score", [*given, f"--groups={pattern}", "--overwrite"]) == 1
         assert f"groups must {said}" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from small import small_levels
 from glow_tf.commands import cli
 from glow_tf.core.errors import ConfigError
 from glow_tf.use import NoveltyDetector
+from glow_tf.use.score.choice import held_out
 
 pytestmark = pytest.mark.long
 
@@ -125,7 +126,7 @@ def test_the_command_fits_to_features_alone_and_checks(network, digits, tmp_path
     assert cli.run("score", given) == 0
     assert cli.run("score", ["check", "--features=n.keras", "--dataset=file:new.npy"]) == 0
     assert (tmp_path / "scores" / "heat" / "0001_000010.png").exists()
-    assert "the image, its map. The" in (tmp_path / "scores" / "worst.html").read_text()
+    assert "Beside each image is its map." in (tmp_path / "scores" / "worst.html").read_text()
     expected = NoveltyDetector(None, features=network).fit(digits[:40].repeat(3, axis=-1))
     loaded = NoveltyDetector.load("detector", network)
     np.testing.assert_allclose(loaded.decision_scores_, expected.decision_scores_, atol=1e-3)
@@ -159,19 +160,12 @@ def test_the_command_is_for_pictures(network, digits, tmp_path, monkeypatch, cap
 
 
 def test_folds_keep_groups_together(network, digits):
-    seen = []
-    groups = np.repeat(["a", "b", "c", "d"], 5)
-
-    class Watched(NoveltyDetector):
-        def _folds(self, groups, count):
-            seen.append(super()._folds(groups, count))
-            return seen[-1]
-
-    Watched(None, features=network).fit(digits[:20], groups=groups)
-    for folds in seen:
-        assert all(len(set(folds[groups == name])) == 1 for name in "abcd")
+    groups = np.repeat(np.arange(12), 3)
+    for tunes in (False, True):
+        for out in held_out(groups, tunes, 0.05, seed=1):
+            assert all(len(set(out[groups == own])) == 1 for own in range(12))
     with pytest.raises(ConfigError, match=r"groups must be a label for each of 20 images.*\(20,\) with 2"):
-        Watched(None, features=network).fit(digits[:20], groups=np.arange(20) % 2)
+        NoveltyDetector(None, features=network).fit(digits[:20], groups=np.arange(20) % 2)
 
 
 def test_what_gives_no_maps_is_refused(network, digits):

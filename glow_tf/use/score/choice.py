@@ -1,4 +1,4 @@
-"""What good images tell before a detector is used: what it shall look at, and whether they come in groups."""
+"""What good images tell before a detector is used: what it shall look at, their folds, and their groups."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ COPIES = 200  # damaged ones, about
 THUMB = 16  # pixels of a side, by which images are compared
 NEAR = 0.15  # of the usual distance
 MOST_COMPARED = 500  # images, each with all
+FOLDS = 3  # of the good images, on all but one of which a copy is tuned
+MORE_FOLDS = 10  # the same for rules and for features, which take little time
+MANY = 300  # good images, which a copy is tuned on once: on half of them, or so many as help
+MOST_TUNED = 500
 
 # What was said of images: [N, h, w, F] of each resolution, and [N, 1] if features are looked at.
 Found = Sequence[np.ndarray]
@@ -99,3 +103,25 @@ def akin(images: np.ndarray) -> float:
     usual = np.median(distances, axis=1)
     distances[np.arange(len(few)), few] = np.inf
     return float(np.mean(distances.min(axis=1) < NEAR * usual))
+
+
+def held_out(groups: np.ndarray, tunes: bool, contamination: float, seed: int) -> list[np.ndarray]:
+    """Returns which images, of groups [N], are held out in each fold, bool [N].
+
+    Where models are tuned on many images it is one fold, of which enough images are left to tell
+    `contamination`; otherwise each image is in one of several.
+    """
+    if tunes and len(groups) >= MANY:
+        most = min(len(groups) // 2, MOST_TUNED)
+        order = np.random.default_rng(seed % 2**32).permutation(groups.max() + 1)
+        taken = np.cumsum(np.bincount(groups)[order]) <= most
+        kept = np.isin(groups, order[taken])
+        if kept.sum() >= most // 2 and 1 / (1 + (~kept).sum()) <= contamination:
+            return [~kept]
+    fold_of = folds_of(groups, FOLDS if tunes else MORE_FOLDS, seed)
+    return [fold_of == own for own in np.unique(fold_of)]
+
+
+def folds_of(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Returns the fold of each image, which is that of its group."""
+    return (np.random.default_rng(seed % 2**32).permutation(groups.max() + 1) % count)[groups]

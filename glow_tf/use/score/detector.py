@@ -19,19 +19,21 @@ from glow_tf.core.errors import ConfigError
 from glow_tf.model.conditions import in_arrays
 from glow_tf.model.flow import Flow
 from glow_tf.use.score import kept
-from glow_tf.use.score.choice import akin
+from glow_tf.use.score.choice import FOLDS, MORE_FOLDS, akin, folds_of, held_out
 from glow_tf.use.score.models import Models
+from glow_tf.use.score.others import others
 from glow_tf.use.score.rule import Rule
 
 FEWEST = 20  # good images
-FOLDS = 3  # of the good images, on all but one of which a copy is tuned
-MORE_FOLDS = 10  # the same for rules and for features, which take little time
-MANY = 300  # good images, which a copy is tuned on once: on half of them, or so many as help
-MOST_TUNED = 500
 MANY_AKIN = 1 / 3  # of the images; of photographs of one tile each 0.6 and more, of other sets 0.02
 AKIN = (
     "{:.0%} of the good images have another that is nearly the same. Where several show one object, say so "
     "by groups; otherwise far more new images are flagged than is promised"
+)
+MOST_TOLD = 0.95  # of images of another kind: where fewer are flagged, `fit` says so
+PASSES = (
+    "only {:.0%} of {} would be flagged at a rate of {:.2g}: images of another kind may pass. More are "
+    "flagged with more good images, at a larger rate, and by features=lite0"
 )
 DECIMALS = 4  # of a score: the last digits of what a model computes depend on the batch that an image is in
 
@@ -77,6 +79,8 @@ class NoveltyDetector(BaseEstimator):
     Attributes:
       decision_scores_: of the good images that were held out, [N]: of 300 and more, those that the copy was
         not tuned on.
+      others_: images of other kinds, handwritten digits and photographs → which share of them is flagged.
+        Empty of images that are not bytes, or have a condition.
       areas_: what is looked at → how well it tells damaged copies from good images, the area under the ROC
         curve; then what is not looked at, best first. Empty where there was nothing to choose.
       models_: the models; `image_shape`, `data_dtype` and `condition_shapes` say what they take.
@@ -113,8 +117,8 @@ class NoveltyDetector(BaseEstimator):
           groups: which images belong together, such as photographs of one object: any labels [N], of three
             groups or more. No group is cut by the folds; otherwise new objects look too unusual.
 
-        It warns where tuning gained next to nothing, since the prior has seen such images, and where images
-        seem to belong together, and no groups are given.
+        It warns where tuning gained next to nothing, since the prior has seen such images, where images seem
+        to belong together, and no groups are given, and where images of another kind pass as good ones.
 
         Raises:
           ConfigError: there are too few, the prior or the network cannot take or score them, or
@@ -134,7 +138,7 @@ class NoveltyDetector(BaseEstimator):
         groups = _groups(groups, len(images))
         self.models_ = Models(self.prior, self.features, images)
         self.models_.check(images, condition)
-        folds = self._held_out(groups)
+        folds = held_out(groups, self.models_.prior is not None, self.contamination, self.seed)
         good = self.models_.fit(images, in_arrays(condition), folds, self.seed, self.epochs)
         if bad := sum(~np.isfinite(own).reshape(len(own), -1).all(axis=1) for own in good).astype(bool).sum():
             raise ConfigError(
@@ -144,6 +148,12 @@ class NoveltyDetector(BaseEstimator):
         self._calibrate(good, groups[np.any(folds, axis=0)], images.shape[1:3])
         if self.models_.warning:
             warnings.warn(f"{self.models_.warning}.", stacklevel=2)
+        known = condition is None and self.models_.takes_pictures
+        kinds = others(self.models_.image_shape, self.seed) if known else {}
+        self.others_ = {name: float(self.predict(own).mean()) for name, own in kinds.items()}
+        for name, share in self.others_.items():
+            if share < MOST_TOLD:
+                warnings.warn(f"{PASSES.format(share, name, self.contamination)}.", stacklevel=2)
         return self
 
     @property
@@ -161,38 +171,20 @@ class NoveltyDetector(BaseEstimator):
         """Its copy, tuned on the good images."""
         return self._fitted().models_.tuned
 
-    def _held_out(self, groups: np.ndarray) -> list[np.ndarray]:
-        """Returns which images are held out, [N]: of many once, otherwise each in one of three folds."""
-        if self.models_.prior is not None and len(groups) >= MANY:
-            most = min(len(groups) // 2, MOST_TUNED)
-            order = np.random.default_rng(self.seed % 2**32).permutation(groups.max() + 1)
-            taken = np.cumsum(np.bincount(groups)[order]) <= most
-            kept = np.isin(groups, order[taken])
-            if kept.sum() >= most // 2 and 1 / (1 + (~kept).sum()) <= self.contamination:
-                return [~kept]
-        fold_of = self._folds(groups, MORE_FOLDS if self.models_.prior is None else FOLDS)
-        return [fold_of == own for own in np.unique(fold_of)]
-
-    def _folds(self, groups: np.ndarray, count: int) -> np.ndarray:
-        """Returns the fold of each image, which is that of its group."""
-        rng = np.random.default_rng(self.seed % 2**32)
-        return (rng.permutation(groups.max() + 1) % count)[groups]
-
     def _calibrate(self, good: Sequence[np.ndarray], groups: np.ndarray, size: Sequence[int]) -> None:
         """Judges each good image by a rule of others, and keeps the rule of all with the scale of these.
 
         Of features alone a rule keeps both orders, whatever it was fitted to: then that of all judges.
         """
         alone, of_all = all(own.shape[-1] == 1 for own in good), Rule.of(good)
-        fold_of = self._folds(groups, MORE_FOLDS)
+        fold_of = folds_of(groups, MORE_FOLDS, self.seed)
         kind, worst = np.empty(len(fold_of)), np.empty(len(fold_of))
         for out in (fold_of == fold for fold in np.unique(fold_of)):
             rule = of_all if alone else Rule.of([own[~out] for own in good])
             kind[out], places = rule([own[out] for own in good], size)
             worst[out] = tf.reduce_max(places, axis=[1, 2])
         self._rule = of_all.scaled(kind, worst)
-        kind, worst = self._rule.in_units(kind, worst)
-        self.decision_scores_, self._worst = _rounded(np.maximum(kind, worst)), _rounded(worst)
+        self.decision_scores_ = _rounded(np.maximum(*self._rule.in_units(kind, worst)))
 
     def _check_contamination(self, count: int) -> None:
         smallest = 1 / (1 + count)
@@ -239,18 +231,6 @@ class NoveltyDetector(BaseEstimator):
         """Returns how unusual each place is, [N, H, W]; nine of ten good images have no place above 1."""
         return self.score_and_heat(X, condition)[1]
 
-    def level_heats(self, X: np.ndarray, condition: Condition = None) -> dict[str, np.ndarray]:  # noqa: N803
-        """Returns what `heat` averages: a map [N, H, W] of each resolution, finest first, and of features.
-
-        Their unit is that of `heat`. Names are as "16x16", the places of a resolution, and "features".
-        """
-        return self.level_heats_of(self._fitted().models_(np.asarray(X), condition))
-
-    def level_heats_of(self, found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns what `level_heats` does, of what `models_` returned for images."""
-        levels = self._rule.levels(found, self.models_.image_shape[:2])
-        return {name: _finite(own) for name, own in levels.items()}
-
     def p_value(self, X: np.ndarray, condition: Condition = None) -> np.ndarray:  # noqa: N803
         """Returns the share of good images that are at least as unusual, [N]."""
         return self.p_value_of(self.decision_function(X, condition))
@@ -259,17 +239,9 @@ class NoveltyDetector(BaseEstimator):
         """Returns p-values of what `decision_function` returned, [N]."""
         return _p_values(self._fitted().decision_scores_, scores)
 
-    def place_p_value_of(self, heat: np.ndarray) -> np.ndarray:
-        """Returns the share of good images with a place as unusual as the worst one of each map, [N]."""
-        self._fitted()
-        return _p_values(self._worst, _rounded(heat.max(axis=(1, 2))))
-
     def score_and_heat(self, X: np.ndarray, condition: Condition = None) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
         """Returns what `decision_function` and `heat` do; what a model cannot score is infinitely unusual."""
-        return self.score_and_heat_of(self._fitted().models_(np.asarray(X), condition))
-
-    def score_and_heat_of(self, found: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns what `score_and_heat` does, of what `models_` returned for images."""
+        found = self._fitted().models_(np.asarray(X), condition)
         kind, places = map(_finite, self._rule(found, self.models_.image_shape[:2]))
         return _rounded(np.maximum(kind, places.max(axis=(1, 2)))), places
 

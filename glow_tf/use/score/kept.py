@@ -30,7 +30,7 @@ FORMAT = 1
 ABOUT, NUMBERS = "detector.json", "detector.safetensors"
 PRIOR, TUNED = "prior", "tuned"  # presets
 OWN = frozenset({ABOUT, NUMBERS, PRIOR, TUNED})
-GOOD, WORST = "good images", "worst places"  # of the numbers; the others are the rule's and the features'
+GOOD = "good images"  # of the numbers; the others are the rule's and the features'
 SETTINGS = ("contamination", "seed", "epochs")
 MOST_BYTES = 2**20  # of detector.json
 MOST_NUMBERS = 2**24  # of an image that a file asks for
@@ -44,7 +44,7 @@ def save(detector: Any, folder: pathlib.Path) -> None:
     about["features"] = used.features and used.features.network.name
     about["maps"] = used.features and used.features.used
     about["precision"] = used.prior and used.prior.config.precision
-    arrays = {GOOD: detector.decision_scores_, WORST: detector._worst, **detector._rule.arrays}
+    arrays = {GOOD: detector.decision_scores_, **detector._rule.arrays}
     if used.features is not None:
         arrays |= {name: value.numpy() for name, value in used.features.arrays.items()}
     with replaced_folder(folder, "detector", OWN) as temporary:
@@ -80,11 +80,11 @@ def load(kind: type, folder: pathlib.Path, features: keras.Model | str | None) -
         # Numbers of this rule, whatever they are, have the shapes of others.
         expected = {**Rule.of(used.of_a_place).arrays, **known}
         count = shapes_of(folder / NUMBERS)[GOOD][0]
-        expected |= dict.fromkeys((GOOD, WORST), np.broadcast_to(0.0, count))
+        expected[GOOD] = np.broadcast_to(0.0, count)
         arrays = read_arrays(folder / NUMBERS, expected)
         for name, value in known.items():
             value.assign(arrays.pop(name))
-        detector.decision_scores_, detector._worst = arrays.pop(GOOD), arrays.pop(WORST)
+        detector.decision_scores_ = arrays.pop(GOOD)
         detector._rule = Rule(arrays)
         detector._check_contamination(count)
     except (OSError, LookupError, TypeError, ValueError, OverflowError, json.JSONDecodeError) as error:

@@ -259,3 +259,8 @@ class Models:
     def _may_choose(self, condition: Condition) -> bool:
         ways = 0 if self.features is None else len(self.features.used) + (self.prior is not None)
         return ways > 1 and condition is None and self.image_shape[-1] in (1, 3)
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether images are bytes of one channel or three, as files of pictures are."""
+        return self.data_dtype == "uint8" and self.image_shape[-1] in (1, 3)

@@ -141,20 +141,10 @@ class Rule:
 
     def __call__(self, found: Sequence[tf.Tensor], size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns how unusual the kind of images is, [B], and each of their places, [B, H, W]."""
-        maps = self._maps(found, size)
+        distances = [self._distance(f"places {k}", own) for k, own in enumerate(of_places(found))]
+        maps = [tf.image.resize(own[..., tf.newaxis], size)[..., 0] for own in distances]
         places = tf.math.log(tf.add_n(maps) / len(maps))
         return self.in_units(tf.math.log(self._distance("image", _of_images(found))), places)
-
-    def levels(self, found: Sequence[tf.Tensor], size: tuple[int, int]) -> dict[str, tf.Tensor]:
-        """Returns the maps of single resolutions, [B, H, W] each, by how many places they have."""
-        names = ["x".join(map(str, own.shape[1:3])) for own in _of_pixels(found)] + ["features"]
-        maps = [self.in_units(0.0, tf.math.log(own))[1] for own in self._maps(found, size)]
-        return dict(zip(names, maps, strict=False))
-
-    def _maps(self, found: Sequence[tf.Tensor], size: tuple[int, int]) -> list[tf.Tensor]:
-        """Returns the squared distances of the places of each resolution, [B, H, W] each."""
-        distances = [self._distance(f"places {k}", own) for k, own in enumerate(of_places(found))]
-        return [tf.image.resize(own[..., tf.newaxis], size)[..., 0] for own in distances]
 
     def in_units(self, *values: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Brings logarithms of distances, of the kind and of places, to the scale."""
