@@ -41,6 +41,27 @@ def test_density_of_a_whole_glow_integrates_to_one(scale):
     assert abs(weights.mean() - 1) < 4 * error
 
 
+def test_images_are_drawn_as_often_as_their_probability_whose_first_and_last_bins_have_no_end():
+    """Of 1 bit and 2×2 pixels there are 16 images; no mass lies outside of them."""
+    flow = small_glow("float64", image_shape=(2, 2, 1), num_blocks=1, n_bits=1, parts="1")
+    proposal = tfp.distributions.StudentT(np.float64(3), np.float64(1), np.float64(2))
+    v = proposal.sample((200_000, 2, 2, 1), seed=1)
+    weights = np.exp(flow.dequantized_log_prob(v) - tf.reduce_sum(proposal.log_prob(v), [1, 2, 3]))
+    number = 2 ** np.arange(4)
+
+    def of_images(images, weights=None):
+        """Returns the mean weight of each image."""
+        which = (images.numpy().reshape(-1, 4) > 0) @ number
+        return np.bincount(which, weights, 16) / len(images)
+
+    expected, drawn = of_images(flow.dequantize.to_output(v), weights), of_images(flow.sample(20_000))
+    assert expected.sum() == pytest.approx(1, abs=0.01)
+    inside = tf.reduce_all((v >= 0) & (v < 2), axis=[1, 2, 3]).numpy()
+    assert np.mean(weights * inside) < 0.9
+    error = np.sqrt(expected / 20_000) + 0.002
+    assert (np.abs(drawn - expected) < 4 * error).all()
+
+
 def test_parts_terms_sum_to_the_end_to_end_likelihood(small_images):
     """The log-likelihood and the sum of its terms do not depend on where the model is cut."""
     whole = small_glow("float64", parts="1")
