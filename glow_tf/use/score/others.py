@@ -6,14 +6,15 @@ import numpy as np
 from PIL import Image
 
 COUNT = 60  # of each kind
-CONTRAST = 8.0  # of digits, which have few grey pixels once they are enlarged
+DIGIT, FRAME = 21, 28  # pixels of a digit without its frame, and with it, as MNIST's have
+THIN, CONTRAST = 170.0, 4.0  # what becomes middle grey, and how much darker and lighter others do
 
 
 def others(shape: tuple[int, int, int], seed: int) -> dict[str, np.ndarray]:
     """Returns what is pictured → images uint8 [60, H, W, C] of it: what scikit-learn has within it.
 
-    Digits are of 8×8 pixels, enlarged and made sharp: blurred ones are told easily. Of the two photographs,
-    squares are shrunk or enlarged.
+    Digits are drawn thin, in a frame of 28×28 pixels, and enlarged: blurred ones that fill the image are told
+    easily. Of the two photographs, squares are shrunk or enlarged.
     """
     from sklearn.datasets import load_digits, load_sample_images
 
@@ -26,11 +27,13 @@ def others(shape: tuple[int, int, int], seed: int) -> dict[str, np.ndarray]:
         top, left = (rng.integers(length - side + 1) for length in picture.shape[:2])
         squares.append(picture[top : top + side, left : left + side])
     size = width, height
-    drawn = [_of_size(np.uint8(own * 255 / 16), size, 1) for own in rng.permutation(digits)[:COUNT]]
-    sharp = [np.clip(CONTRAST * (own - 128.0) + 128, 0, 255).astype(np.uint8) for own in drawn]
+    drawn = [_of_size(np.uint8(own * 255 / 16), (DIGIT, DIGIT), 1) for own in rng.permutation(digits)[:COUNT]]
+    thin = np.clip(CONTRAST * (np.stack(drawn)[..., 0] - THIN) + 128, 0, 255).astype(np.uint8)
+    before = (FRAME - DIGIT) // 2
+    framed = np.pad(thin, [(0, 0), *[(before, FRAME - DIGIT - before)] * 2])
     return {
-        "handwritten digits": np.repeat(sharp, channels, axis=-1),
-        "pieces of photographs": np.stack([_of_size(own, size, channels) for own in squares]),
+        name: np.stack([_of_size(own, size, channels) for own in images])
+        for name, images in {"handwritten digits": framed, "pieces of photographs": squares}.items()
     }
 
 
