@@ -626,6 +626,7 @@ def test_what_an_autoregressive_model_needs():
     assert min(widths)[1] == "24"
     assert len(widths) == 9
     seconds = ("60", "120", "240", "480", "960")
+    (long,) = found.pop("8460")
     assert {own: len(found[own]) for own in found} == dict.fromkeys(seconds, 3)
     means = [f"{statistics.mean(found[own]):.3f}" for own in seconds]
     assert "{}, {} and {} bits/dim after 60, 120 and 240".format(*means[:3]) in page
@@ -633,7 +634,10 @@ def test_what_an_autoregressive_model_needs():
     assert ", ".join(means) in row_of("autoregressive, 60")
     halves = [T_THREE * statistics.stdev(found[own]) / 3**0.5 for own in seconds]
     assert f"± {', '.join(f'{own:.3f}' for own in halves)}" in page
-    assert f"{means[2]} after four, and {means[4]} after sixteen" in text_of("README.md")
+    of_141 = f"{means[2]} after four, {means[4]} after sixteen, and {long:.3f} after 141"
+    assert of_141 in text_of("README.md")
+    assert f"{long:.3f} (one seed)" in page
+    assert f"{long:.3f}" in row_of("autoregressive, 141")
 
 
 def test_how_far_enlarging_is_ahead_of_bicubic():
@@ -765,3 +769,15 @@ def test_what_two_devices_give():
         behind = [own[2] - bits for own, bits in zip(found[name], whole, strict=True)]
         half_width = T_THREE * statistics.stdev(behind) / len(behind) ** 0.5
         assert f"{statistics.mean(behind):.2f} ± {half_width:.2f} {said}".strip() in " ".join(page.split())
+
+
+def test_images_of_another_kind():
+    table = (ROOT / "docs" / "results" / "uses.md").read_text().splitlines()
+    found = rows_of(RESULTS / "kinds.csv")
+    assert len(found) == 7
+    for row in found:
+        way = row["way"] if row["way"] == "pixels" else f"features, {row['way']}²"
+        shares = [f"{float(row[name]):.3f}" for name in ("other_flagged_at_1", "other_flagged_at_5", "said")]
+        cells = [f"{int(row['count']):,} {row['good']}", way, *shares, f"{float(row['wall_seconds']):.0f}"]
+        assert f"| {' | '.join(cells)} |" in table
+        assert 0.0085 < float(row["good_flagged_at_1"]) < 0.0215
