@@ -58,7 +58,7 @@ HOTTEST = 2.0  # of a map; good images seldom reach 1
 COLUMNS = ("name", "p_value", "flagged", "score", "row", "column", "reason", "place_score")
 LEGEND = "Beside each image is its map. Full red: 2 or more; nine of ten good images have no place above 1."
 SMALLEST_SHOWN = 128  # pixels of the longer side; smaller images are enlarged
-LARGEST_SHOWN = 2048  # pixels of an image beside its maps, on the page
+LARGEST_SHOWN = 2048  # pixels of an image beside its map, on the page
 _SLIDER = """<p><label>False alarms:
 <input type="range" id="rate" min="{least}" max="0" step="0.01" value="{rate}">
 <output id="said"></output></label></p><style>figure.flagged {{ outline: 2px solid #c00; }}

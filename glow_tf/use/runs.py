@@ -44,8 +44,7 @@ def load_trainer(workdir: str | os.PathLike, which: str = "last") -> PartsTraine
 
     Args:
       workdir: of a run, or a `.keras` file that `PartsTrainer.save` wrote.
-      which: the `last` or the `best` checkpoint of a workdir; `best` exists where there were validation
-        images.
+      which: the `last` checkpoint of a workdir, or the `best`, if there were validation images.
 
     Returns:
       The trainer, compiled, in the current distribution strategy, on one device otherwise. Its attribute

@@ -12,7 +12,6 @@ itself; seconds are those of `fit` alone, of all cores' time and of the wall's.
 
 from __future__ import annotations
 
-import gzip
 import json
 import pathlib
 import sys
@@ -28,7 +27,7 @@ from sklearn.metrics import roc_auc_score
 
 from glow_tf.commands import cli
 from glow_tf.use.score import lite0
-from lab.benchmarks.rates import resized
+from lab.benchmarks.rates import clothes, resized
 from lab.benchmarks.rows import added_to, measured
 
 ABOUT = ("good", "way", "count")
@@ -51,7 +50,8 @@ def define(values: flags.FlagValues) -> None:
 
 def main(given: flags.FlagValues) -> None:
     """Measures what is missing, and prints it."""
-    images = {"clothes": clothes(pathlib.Path(given.clothes)), "digits": digits(pathlib.Path(given.digits))}
+    own = {"clothes": clothes(pathlib.Path(given.clothes)), "digits": digits(pathlib.Path(given.digits))}
+    images = {kind: np.random.default_rng(0).permutation(found) for kind, found in own.items()}
     done = measured(given.csv, ABOUT)
     with added_to(given.csv, COLUMNS) as add:
         for kind in given.kinds:
@@ -64,17 +64,11 @@ def main(given: flags.FlagValues) -> None:
                         print(kind, way, count, *row, flush=True)
 
 
-def clothes(path: pathlib.Path) -> np.ndarray:
-    """Returns images uint8 [N, 28, 28, 1] of a file of the format IDX, in a random order."""
-    images = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=16)
-    return np.random.default_rng(0).permutation(images.reshape(-1, 28, 28, 1))
-
-
 def digits(folder: pathlib.Path) -> np.ndarray:
-    """Returns images uint8 [N, 28, 28, 1] of ten files of JSON, in a random order."""
+    """Returns images uint8 [N, 28, 28, 1] of ten files of JSON."""
     numbers = [json.loads((folder / f"{k}.json").read_text())["data"] for k in range(10)]
     images = np.concatenate(numbers).reshape(-1, 28, 28, 1)
-    return np.random.default_rng(0).permutation((255 * images).round().astype(np.uint8))
+    return (255 * images).round().astype(np.uint8)
 
 
 def _row(good: np.ndarray, other: np.ndarray, way: str, count: int, wheel: str) -> list[str]:

@@ -90,8 +90,7 @@ def _sets(given: flags.FlagValues) -> Iterator[tuple[str, np.ndarray, np.ndarray
         images = found.train[found.labels["train"] == CLASS][:1000]
         yield "cifar10", resized(images, SMALL), np.arange(len(images))
     if given.clothes:
-        content = gzip.decompress(pathlib.Path(given.clothes).read_bytes())
-        images = np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28, 1)[:1000]
+        images = clothes(pathlib.Path(given.clothes))[:1000]
         yield "clothes", resized(images, SMALL), np.arange(len(images))
     for name in ("tiles", "boards"):
         if given[name].value:
@@ -106,6 +105,12 @@ def _sets(given: flags.FlagValues) -> Iterator[tuple[str, np.ndarray, np.ndarray
         pieces = cut.swapaxes(1, 2).reshape(-1, PIECE, PIECE, 3)
         pieces = np.random.default_rng(0).permutation(pieces)[:1000]
         yield "pieces", resized(pieces, SMALL), np.arange(len(pieces))
+
+
+def clothes(path: pathlib.Path) -> np.ndarray:
+    """Returns the images of a file of Fashion-MNIST, uint8 [N, 28, 28, 1]."""
+    content = gzip.decompress(path.read_bytes())
+    return np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28, 1)
 
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:

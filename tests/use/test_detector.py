@@ -177,6 +177,8 @@ def test_a_detector_is_saved_loaded_and_exported_with_the_same_numbers(detector,
     images = digits[40:50]
     detector.save(tmp_path / "d")
     loaded = NoveltyDetector.load(tmp_path / "d")
+    assert detector.others_
+    assert loaded.others_ == {}  # what `fit` measured is not kept
     detector.export(tmp_path / "export")
     served = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"](tf.constant(images))
     scores, heat = detector.score_and_heat(images)

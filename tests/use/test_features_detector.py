@@ -160,10 +160,12 @@ def test_the_command_is_for_pictures(network, digits, tmp_path, monkeypatch, cap
 
 
 def test_folds_keep_groups_together(network, digits):
-    groups = np.repeat(np.arange(12), 3)
-    for tunes in (False, True):
-        for out in held_out(groups, tunes, 0.05, seed=1):
-            assert all(len(set(out[groups == own])) == 1 for own in range(12))
+    for count, tunes, folds in ((12, False, 10), (12, True, 3), (120, True, 1)):
+        groups = np.repeat(np.arange(count), 3)
+        found = held_out(groups, tunes, 0.05, seed=1)
+        assert len(found) == folds
+        for out in found:
+            assert all(len(set(out[groups == own])) == 1 for own in range(count))
     with pytest.raises(ConfigError, match=r"groups must be a label for each of 20 images.*\(20,\) with 2"):
         NoveltyDetector(None, features=network).fit(digits[:20], groups=np.arange(20) % 2)
 

@@ -80,7 +80,7 @@ class NoveltyDetector(BaseEstimator):
       decision_scores_: of the good images that were held out, [N]: of 300 and more, those that the copy was
         not tuned on.
       others_: images of other kinds, handwritten digits and photographs → which share of them is flagged.
-        Empty of images that are not bytes, or have a condition.
+        Empty of images that are not bytes, or have a condition, and after `load`.
       areas_: what is looked at → how well it tells damaged copies from good images, the area under the ROC
         curve; then what is not looked at, best first. Empty where there was nothing to choose.
       models_: the models; `image_shape`, `data_dtype` and `condition_shapes` say what they take.
@@ -124,14 +124,7 @@ class NoveltyDetector(BaseEstimator):
           ConfigError: there are too few, the prior or the network cannot take or score them, or
             `contamination` is below what so many images can tell.
         """
-        try:
-            images = np.asarray(X)
-        except ValueError:  # images of several sizes
-            images = np.empty((len(X), 0))
-        if images.ndim != 4 or len(images) < FEWEST:
-            raise ConfigError(
-                f"X must be {FEWEST} good images or more of one size, [N, H, W, C]. Received: {images.shape}"
-            )
+        images = _good_images(X)
         self._check_contamination(len(images))
         if groups is None and (share := akin(images)) >= MANY_AKIN:
             warnings.warn(AKIN.format(share), stacklevel=2)
@@ -283,6 +276,19 @@ class NoveltyDetector(BaseEstimator):
 def _finite(x: tf.Tensor) -> np.ndarray:
     """Returns an array; numbers that are not finite are as unusual as can be."""
     return np.where(np.isfinite(x), x, np.inf)
+
+
+def _good_images(X: np.ndarray) -> np.ndarray:  # noqa: N803
+    """Returns good images, [N, H, W, C]; ConfigError if they are too few, or of several sizes."""
+    try:
+        images = np.asarray(X)
+    except ValueError:  # images of several sizes
+        images = np.empty((len(X), 0))
+    if images.ndim != 4 or len(images) < FEWEST:
+        raise ConfigError(
+            f"X must be {FEWEST} good images or more of one size, [N, H, W, C]. Received: {images.shape}"
+        )
+    return images
 
 
 def _groups(groups: np.ndarray | None, count: int) -> np.ndarray:

@@ -86,6 +86,7 @@ def load(kind: type, folder: pathlib.Path, features: keras.Model | str | None) -
             value.assign(arrays.pop(name))
         detector.decision_scores_ = arrays.pop(GOOD)
         detector._rule = Rule(arrays)
+        detector.others_ = {}
         detector._check_contamination(count)
     except (OSError, LookupError, TypeError, ValueError, OverflowError, json.JSONDecodeError) as error:
         raise ConfigError(
